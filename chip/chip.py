@@ -1,0 +1,218 @@
+"""Cut scenes into chips: square windows that keep CRS, transform, bands and dtype.
+
+Reads  SRC  one GeoTIFF or a folder of them (default: data/scenes)
+Writes DST/<scene>_r<row>_c<col>.tif  (default: data/chips); row and col are the chip's pixel offset in its scene.
+The right and lower edge is padded; padding is marked invalid in the chip's internal mask.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from roofkit.artifacts import Outputs, fingerprint
+from roofkit.cli import Run, progress, run_stage, stage_parser
+from roofkit.errors import BadInputError, MismatchError, SettingsError
+from roofkit.raster import (
+    Pixels,
+    Valid,
+    band_names,
+    data_bands,
+    grid_of,
+    is_rgb,
+    open_raster,
+    raster_digest,
+    raster_files,
+    read_pixels,
+    write_raster,
+)
+from roofkit.settings import ChipArgs, RasterArgs
+from roofkit.workers import map_items
+
+
+@dataclass(frozen=True)
+class ChipReport:
+    """What chip did."""
+
+    wrote: str
+    scenes: int
+    chips_made: int
+    chips_kept: int
+    left_out: int
+    valid_fraction: float
+
+
+@dataclass(frozen=True)
+class ChipRow:
+    """The chips of one scene that start at one row: one task for a worker."""
+
+    scene: Path
+    folder: Path
+    row: int
+    cols: tuple[int, ...]
+
+
+def offsets(length: int, size: int, overlap: int) -> list[int]:
+    """Where windows of `size` pixels start along a side of `length`, each sharing `overlap` pixels with the next."""
+    return list(range(0, max(1, length - overlap), size - overlap))
+
+
+def white(dtype: np.dtype) -> float:
+    """The brightest value of an integer dtype; 1 for float."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
+
+
+def pad(pixels: Pixels, valid: Valid, size: tuple[int, int], value: float) -> tuple[Pixels, Valid]:
+    """Grow (bands, rows, cols) and (rows, cols) to `size` at the lower and right edge; what is added is invalid."""
+    rows, cols = size[0] - pixels.shape[1], size[1] - pixels.shape[2]
+    grown = np.pad(pixels, ((0, 0), (0, rows), (0, cols)), constant_values=pixels.dtype.type(value))
+    return grown, np.pad(valid, ((0, rows), (0, cols)))
+
+
+def pad_value(pad: str | float, dtype: np.dtype, nodata: float | None, scene: Path) -> float:
+    """The number that `pad` means for a scene.
+
+    Raises:
+        SettingsError: It is not a value of the dtype, or nodata where the scene has none.
+    """
+    value = white(dtype) if pad == "white" else nodata if pad == "nodata" else pad
+    if value is None:
+        raise SettingsError(
+            "chip_args.pad", f"nodata, but {scene} has no nodata value", "white or a number", "Use white."
+        )
+    if dtype.kind in "iu" and not (float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max):
+        raise SettingsError("chip_args.pad", f"{value}", f"a value of {dtype}, as {scene} has", "Use white.")
+    return float(value)
+
+
+def chip_name(scene: Path, row: int, col: int) -> str:
+    """The file name of the chip of `scene` at that pixel offset."""
+    return f"{scene.stem}_r{row}_c{col}.tif"
+
+
+def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs, run: Run) -> ChipReport:
+    """Cut every scene of `src` into `dst`.
+
+    Raises:
+        MissingInputError, BadInputError: A scene is absent or not readable.
+        MismatchError: Two scenes have one name.
+        SettingsError: The padding does not fit a scene.
+    """
+    scenes = raster_files(src)
+    _check_names(scenes)
+    with Outputs(dst, "chip", overwrite=run.overwrite) as outputs:
+        rows = [row for scene in scenes for row in _chip_rows(scene, dst, settings)]
+        keys = _chip_keys(rows, scenes, settings, rasters)
+        todo = set(outputs.plan(keys))
+        tasks = [row for row in rows if any(chip_name(row.scene, row.row, col) in todo for col in row.cols)]
+        work = partial(_cut_row, settings=settings, rasters=rasters, todo=frozenset(todo))
+        done = map_items(work, tasks, workers=run.workers)
+        made: set[str] = set()
+        for cut in progress(done, len(tasks), "chip", quiet=run.quiet):
+            for name, valid_fraction in cut.items():
+                if valid_fraction < settings.min_valid:
+                    outputs.leave_out(name)
+                else:
+                    outputs.record(name, keys[name], valid_fraction=valid_fraction)
+                    made.add(name)
+        outputs.finish()
+        kept = [name for name in keys if outputs.has(name)]
+        if not kept:
+            found = f"no chip has a share of {settings.min_valid} valid pixels"
+            raise BadInputError(src, found, "some valid pixels", "Lower chip_args.min_valid.")
+        fraction = float(np.mean([outputs.facts(name)["valid_fraction"] for name in kept]))
+    return ChipReport(str(dst), len(scenes), len(made), len(kept) - len(made), len(keys) - len(kept), fraction)
+
+
+def _check_names(scenes: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for scene in scenes:
+        if scene.stem in seen:
+            raise MismatchError(
+                scene, f"the same name as {seen[scene.stem]}", "scenes of different names", "Rename one."
+            )
+        seen[scene.stem] = scene
+
+
+def _chip_rows(scene: Path, dst: Path, settings: ChipArgs) -> list[ChipRow]:
+    with open_raster(scene) as src:
+        pad_value(settings.pad, np.dtype(src.dtypes[0]), src.nodata, scene)
+        rows = offsets(src.height, settings.size[0], settings.overlap)
+        cols = offsets(src.width, settings.size[1], settings.overlap)
+    return [ChipRow(scene, dst, row, tuple(cols)) for row in rows]
+
+
+def _chip_keys(rows: list[ChipRow], scenes: list[Path], settings: ChipArgs, rasters: RasterArgs) -> dict[str, str]:
+    scene_keys = {scene: fingerprint("chip", settings, rasters, scene.name, raster_digest(scene)) for scene in scenes}
+    return {chip_name(row.scene, row.row, col): scene_keys[row.scene] for row in rows for col in row.cols}
+
+
+def _cut_row(task: ChipRow, *, settings: ChipArgs, rasters: RasterArgs, todo: frozenset[str]) -> dict[str, float]:
+    """Write the chips of a row that are still to be made; the valid fraction of each by name."""
+    cut = {}
+    with open_raster(task.scene) as src:
+        for col in task.cols:
+            name = chip_name(task.scene, task.row, col)
+            if name in todo:
+                cut[name] = _cut_chip(src, task, col, settings, rasters)
+    return cut
+
+
+def _cut_chip(src: DatasetReader, task: ChipRow, col: int, settings: ChipArgs, rasters: RasterArgs) -> float:
+    """Write one chip unless too little of it is valid; its valid fraction."""
+    full = Window(col, task.row, settings.size[1], settings.size[0])
+    pixels, valid = read_pixels(src, full.intersection(Window(0, 0, src.width, src.height)))
+    value = pad_value(settings.pad, pixels.dtype, src.nodata, task.scene)
+    pixels, valid = pad(pixels, valid, settings.size, value)
+    fraction = float(valid.mean())
+    if fraction >= settings.min_valid:
+        path = task.folder / chip_name(task.scene, task.row, col)
+        grid = grid_of(src).window(full)
+        names = band_names(src) if any(src.descriptions[i - 1] for i in data_bands(src)) else None
+        write_raster(path, pixels, valid, grid, nodata=src.nodata, names=names, rgb=is_rgb(src), settings=rasters)
+    return fraction
+
+
+def chip(options: argparse.Namespace, run: Run) -> ChipReport:
+    """The stage, with what the command line says."""
+    given = {
+        "size": size_of(options.size),
+        "overlap": options.overlap,
+        "pad": options.pad,
+        "min_valid": options.min_valid,
+    }
+    settings = run.block("chip_args", given)
+    src, dst = options.src or run.paths.scenes, options.dst or run.paths.chips
+    return chip_scenes(src, dst, settings=settings, rasters=run.settings.raster_args, run=run)
+
+
+def size_of(values: list[int] | None) -> list[int] | None:
+    """`--size 640` is `--size 640 640`."""
+    return values * 2 if values and len(values) == 1 else values
+
+
+def pad_of(text: str) -> str | float:
+    """An argparse type: white, nodata or a number."""
+    return text if text in ("white", "nodata") else float(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage from the command line; its exit status."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("src", nargs="?", type=Path, metavar="SRC", help="a scene or a folder of scenes")
+    parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the chips")
+    parser.add_argument("--size", type=int, nargs="+", metavar="N", help="rows and columns, or one number for both")
+    parser.add_argument("--overlap", type=int, metavar="N", help="pixels that neighbours share")
+    parser.add_argument("--pad", type=pad_of, metavar="white|nodata|VALUE", help="value of padding")
+    parser.add_argument("--min-valid", type=float, metavar="SHARE", help="leave out chips with fewer valid pixels")
+    return run_stage(parser, argv, chip)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""The one place through which every artifact is written: complete or not at all, recorded, and kept while unchanged.
+
+An artifact is written beside its final path, closed, verified, flushed to the disk and only then renamed. What a stage
+has finished stands in its *ledger*, a file of JSON lines in the output folder: for each artifact the key that it was
+made from (a hash of the inputs' bytes, the settings and the version) and the hash of its own bytes. "Finished" means
+that both match; modification times are never looked at.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from roofkit.errors import LockedError, OutputError
+
+PART = ".part-"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        sha = hashlib.sha256()
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 of this program's version and of JSON-able values in order; pydantic blocks count by their values."""
+    plain = [part.model_dump(mode="json") if hasattr(part, "model_dump") else part for part in parts]
+    text = json.dumps([version("roof-classify"), *plain], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def committed(path: Path) -> Iterator[Path]:
+    """A path to write to; when the block ends well, the file is flushed to the disk and takes its final name.
+
+    When the block raises, nothing stays behind and what was at `path` before is untouched.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written to.
+    """
+    part = path.with_name(PART + path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_part(path)
+        yield part
+        _flush(part)
+        os.replace(part, path)
+        _flush(path.parent)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS or isinstance(error, OutputError):
+            raise
+        advice = "Free space or choose another folder, then run again."
+        raise OutputError(
+            path, f"not written ({error.strerror})", "a writable folder with space left", advice
+        ) from error
+    finally:
+        _remove_part(path)
+
+
+def _remove_part(path: Path) -> None:
+    """Remove what an interrupted write of `path` left, a database's journal included."""
+    for leftover in path.parent.glob(glob.escape(PART + path.name) + "*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, complete or not at all."""
+    with committed(path) as part:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class Outputs:
+    """What one stage writes to one folder: locked while at work, with a ledger of what is finished.
+
+    Use it as a context manager. `folder` is the output folder, or the folder of a single output file.
+
+    Args:
+        folder: The folder that holds the artifacts; made when absent.
+        stage: The stage's name; with `name`, it names the ledger.
+        name: Set when the output is one file, so that files in one folder do not share a ledger.
+        overwrite: Nothing counts as finished.
+
+    Raises:
+        LockedError: Another run holds the folder.
+    """
+
+    def __init__(self, folder: Path, stage: str, *, name: str = "", overwrite: bool = False) -> None:
+        self.folder = folder
+        self.overwrite = overwrite
+        stem = f".{stage}.{name}" if name else f".{stage}"
+        self._ledger = folder / f"{stem}.ledger.jsonl"
+        self._lock = folder / f"{stem}.lock"
+        self._records: dict[str, dict[str, Any]] = {}
+        self._planned: set[str] = set()
+        self._log: TextIO | None = None
+        self._held: TextIO | None = None
+
+    def __enter__(self) -> "Outputs":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._held = _lock(self._lock)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise OutputError(
+                self.folder, error.strerror or str(error), "a folder to write to", "Choose another output folder."
+            ) from None
+        self._records, self._planned = _read_ledger(self._ledger)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._log:
+            self._log.close()
+        for name in self._planned:
+            _remove_part(self.folder / name)
+        if self._held:
+            self._lock.unlink(missing_ok=True)
+            self._held.close()
+
+    def plan(self, keys: Mapping[str, str]) -> list[str]:
+        """The names still to be made, out of `keys` (name of an artifact relative to the folder → its key).
+
+        Artifacts that an earlier run made and that are no longer in the plan are removed.
+
+        Raises:
+            OutputError: A file is in the way that this stage did not write, or that was changed since.
+        """
+        todo = [name for name, key in keys.items() if not self._is_finished(name, key)]
+        if not self.overwrite:
+            for name in todo:
+                self._check_free(name)
+        for name in sorted(set(self._records) - set(keys)):
+            (self.folder / name).unlink(missing_ok=True)
+            del self._records[name]
+        self._planned = set(todo)
+        self._rewrite()
+        return todo
+
+    def record(self, name: str, key: str, **facts: Any) -> None:
+        """Note that `name` is finished, with facts that a later run reports without looking at the artifact again."""
+        entry = {"name": name, "key": key, "sha256": digest(self.folder / name), **facts}
+        self._records[name] = entry
+        if self._log is None:
+            self._log = self._ledger.open("a", encoding="utf-8")
+        self._log.write(json.dumps(entry) + "\n")
+        self._log.flush()
+
+    def leave_out(self, name: str) -> None:
+        """Note that `name` is not to exist, and remove what an earlier run made of it."""
+        self._records.pop(name, None)
+        (self.folder / name).unlink(missing_ok=True)
+
+    def has(self, name: str) -> bool:
+        """Whether `name` is finished."""
+        return name in self._records
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What was recorded with `name`."""
+        return self._records[name]
+
+    def finish(self) -> None:
+        """Put the ledger in its final form: sorted, nothing planned."""
+        self._planned = set()
+        self._rewrite()
+
+    def _is_finished(self, name: str, key: str) -> bool:
+        record = self._records.get(name)
+        path = self.folder / name
+        if self.overwrite or record is None or record["key"] != key or not path.is_file():
+            return False
+        return bool(digest(path) == record["sha256"])
+
+    def _check_free(self, name: str) -> None:
+        path, record = self.folder / name, self._records.get(name)
+        if not path.exists() or name in self._planned:
+            return
+        if record is None:
+            raise OutputError(
+                path, "a file that this stage did not write", "no file there", "Move it away, or run with --overwrite."
+            )
+        if digest(path) != record["sha256"]:
+            advice = "Move it away to keep the change, or run with --overwrite to make it again."
+            raise OutputError(path, "changed since this stage wrote it", "the file as it was written", advice)
+
+    def _rewrite(self) -> None:
+        if self._log:
+            self._log.close()
+            self._log = None
+        lines: list[dict[str, Any]] = [{"planned": sorted(self._planned)}] if self._planned else []
+        lines += [self._records[name] for name in sorted(self._records)]
+        with committed(self._ledger) as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def _read_ledger(path: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """Records by name, and names that a run had planned when it stopped. A torn last line is passed over."""
+    records: dict[str, dict[str, Any]] = {}
+    planned: set[str] = set()
+    if not path.is_file():
+        return records, planned
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if "planned" in entry:
+            planned = set(entry["planned"])
+        elif {"name", "key", "sha256"} <= set(entry):
+            records[entry["name"]] = entry
+    return records, planned
+
+
+def _lock(path: Path) -> TextIO:
+    """An open file that holds the lock; the system lets go of it when this process ends, however it ends."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another run"
+            file.close()
+            raise LockedError(
+                path.parent, f"locked by {holder}", "no other run on this output", "Wait for it, or stop it."
+            ) from None
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()  # the holder removed its file between our open and our lock
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def digests(paths: Iterable[Path]) -> list[str]:
+    """SHA-256 of each file, in order."""
+    return [digest(path) for path in paths]

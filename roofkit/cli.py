@@ -1,0 +1,184 @@
+"""What every script's command line shares: the common options, the report, the exit status.
+
+A script makes its parser with `stage_parser`, adds its own options, and hands both to `run_stage`.
+"""
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from roofkit.errors import RoofError
+from roofkit.paths import ROOT, Paths, project_paths
+from roofkit.settings import Block, Settings, check_settings, load_settings
+
+Item = TypeVar("Item")
+AnyBlock = TypeVar("AnyBlock", bound=Block)
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+@dataclass(frozen=True)
+class Run:
+    """How this run behaves, and the project that it works on."""
+
+    settings: Settings
+    paths: Paths
+    settings_path: Path
+    overwrite: bool
+    workers: int | None
+    quiet: bool
+
+    def block(self, name: str, options: dict[str, Any]) -> Any:
+        """A settings block in which options that were given on the command line replace the file's values.
+
+        Raises:
+            SettingsError: A value is wrong, or contradicts another.
+        """
+        given = {key: value for key, value in options.items() if value is not None}
+        values = self.settings.model_dump(mode="json")
+        values[name] |= given
+        where = Path(" ".join(f"--{key.replace('_', '-')}" for key in given)) if given else self.settings_path
+        return getattr(check_settings(values, where), name)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def stage_parser(doc: str | None, *, workers: bool = True) -> argparse.ArgumentParser:
+    """A parser with the script's docstring as help and the options that all scripts have."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common = parser.add_argument_group("options of every script")
+    common.add_argument(
+        "--settings", type=Path, default=ROOT / "settings.json", metavar="FILE", help="default: settings.json"
+    )
+    common.add_argument("--data", type=Path, metavar="DIR", help="the data folder, instead of the one in settings")
+    common.add_argument(
+        "--results", type=Path, metavar="DIR", help="the results folder, instead of the one in settings"
+    )
+    common.add_argument("--overwrite", action="store_true", help="redo what is finished")
+    common.add_argument("--workers", type=positive, metavar="N", help="processes on this machine (default: all cores)")
+    common.add_argument("--json", action="store_true", help="end stdout with the report as one line of JSON")
+    common.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    return parser
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def run_stage(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, work: Callable[[argparse.Namespace, Run], Any]
+) -> int:
+    """Parse, work, report; the exit status. Named problems become one line on stderr.
+
+    Args:
+        parser: From `stage_parser`.
+        argv: Arguments; None: those of the process.
+        work: Takes the options and the run, returns the stage's report (a dataclass).
+    """
+    options = parser.parse_args(argv)
+    before = _raise_on_sigterm()
+    started = time.monotonic()
+    try:
+        report = work(options, start_run(options))
+        _show(report, options, parser.prog, time.monotonic() - started)
+        return DONE
+    except RoofError as error:
+        return _fail(str(error))
+    except OSError as error:
+        where = error.filename or parser.prog
+        return _fail(
+            f"{where}: {error.strerror or error}; expected a file or folder to work with. Check it, then run again."
+        )
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Terminated:
+        return TERMINATED
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def start_run(options: argparse.Namespace) -> Run:
+    """The run that the common options describe."""
+    settings = load_settings(options.settings)
+    base = options.settings.resolve().parent
+    paths = project_paths(settings, base, options.data, options.results)
+    return Run(settings, paths, options.settings, options.overwrite, options.workers, options.quiet)
+
+
+def _raise_on_sigterm() -> Any:
+    """Turn SIGTERM into an exception, so that locks and unfinished files are cleaned up on the way out."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Terminated
+
+    try:
+        return signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: signals are somebody else's
+        return None
+
+
+def _fail(line: str) -> int:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    return FAILED
+
+
+def _show(report: Any, options: argparse.Namespace, prog: str, seconds: float) -> None:
+    values = dataclasses.asdict(report)
+    if not options.quiet:
+        _summary(Path(prog).stem, values, seconds)
+    if options.json:
+        line = {"stage": Path(prog).stem, "seconds": round(seconds, 3), **values}
+        print(json.dumps(line, default=str, allow_nan=False), flush=True)
+
+
+def _summary(stage: str, values: dict[str, Any], seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{stage}: done in {seconds:.1f} s", title_justify="left", show_header=False)
+    for name, value in values.items():
+        table.add_row(name.replace("_", " "), _readable(value))
+    Console().print(table)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return "\n".join(map(str, value[:8])) + (f"\n… {len(value) - 8} more" if len(value) > 8 else "") or "-"
+    if isinstance(value, dict):
+        return "\n".join(f"{key} {_readable(item)}" for key, item in value.items()) or "-"
+    return "-" if value is None else str(value)
+
+
+def say(line: str) -> None:
+    """One line to the user, on stderr so that it never mixes with a report."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable[Item], total: int, label: str, *, quiet: bool = False) -> Iterator[Item]:
+    """The items, with a bar on stderr when that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(items, total=total, description=label)

@@ -1,0 +1,99 @@
+"""Where everything of one project lies: the names in settings, made absolute."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from roofkit.errors import MissingInputError, SettingsError
+from roofkit.settings import PathArgs, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_RESULTS = ("history", "predictions", "map", "footprints", "metrics")
+VECTOR_SUFFIXES = (".gpkg", ".shp", ".geojson", ".json", ".parquet", ".fgb")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Absolute paths of a project, one field for each name in `path_args` and for the checkpoint."""
+
+    data: Path
+    results: Path
+    scenes: Path
+    labels: Path
+    chips: Path
+    masks: Path
+    mosaic: Path
+    split: Path
+    pixels: Path
+    histograms: Path
+    train_frames: Path
+    train_masks: Path
+    val_frames: Path
+    val_masks: Path
+    checkpoint: Path
+    history: Path
+    predictions: Path
+    map: Path
+    footprints: Path
+    metrics: Path
+
+
+def project_paths(settings: Settings, base: Path, data: Path | None = None, results: Path | None = None) -> Paths:
+    """The project's paths.
+
+    Args:
+        settings: The settings.
+        base: What the two folders are relative to: the folder of the settings file.
+        data: Instead of the data folder that settings name; relative to the working directory.
+        results: Instead of the results folder that settings name; relative to the working directory.
+
+    Raises:
+        SettingsError: A name leaves its folder by `..`.
+    """
+    names, results_name = settings.path_args, settings.training_args.results_folder
+    data_name = names.data or _shared_folder(names) or "data"
+    data_folder = (data.absolute() if data else base / data_name).resolve()
+    results_folder = (results.absolute() if results else base / results_name).resolve()
+    found = {
+        name: _inside(results_folder, results_name, getattr(names, name))
+        if name in IN_RESULTS
+        else _inside(data_folder, data_name, getattr(names, name))
+        for name in PathArgs.model_fields
+        if name != "data"
+    }
+    found["checkpoint"] = _inside(results_folder, results_name, settings.checkpoint_args.checkpoint_path)
+    return Paths(data=data_folder, results=results_folder, **found)
+
+
+def _shared_folder(names: PathArgs) -> str | None:
+    """The folder that all four frame and mask folders name as their parent, as older settings files write it."""
+    four = (names.train_frames, names.train_masks, names.val_frames, names.val_masks)
+    parents = {PurePath(name).parent.as_posix() for name in four}
+    shared = parents.pop()
+    return None if parents or shared == "." else shared
+
+
+def _inside(folder: Path, folder_name: str, name: str) -> Path:
+    """`name` inside `folder`; a name that already starts with the folder's own name means the same file."""
+    path = PurePath(name)
+    if ".." in path.parts:
+        raise SettingsError(f"path_args {name}", "it holds '..'", f"a name inside {folder}", "Write the plain name.")
+    if path.is_relative_to(PurePath(folder_name)) and path != PurePath(folder_name):
+        return folder / path.relative_to(folder_name)
+    return folder / path
+
+
+def find_labels(path: Path) -> Path:
+    """The label file that settings name, or the only vector file beside it.
+
+    Raises:
+        MissingInputError: There is none, or more than one and none has the name in settings.
+    """
+    if path.is_file():
+        return path
+    folder = path if path.is_dir() else path.parent
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in VECTOR_SUFFIXES and not p.name.startswith("."))
+    if len(found) == 1:
+        return found[0]
+    state = f"{len(found)} label files ({', '.join(p.name for p in found)})" if found else "no roof polygons"
+    expected = f"{path.name}, or one file of {' '.join(VECTOR_SUFFIXES)}"
+    raise MissingInputError(folder, state, expected, "Put your polygons there, or name the file in path_args.labels.")

@@ -1,0 +1,277 @@
+"""Rasters in and out: which files, which pixels are valid, and outputs that are whole or absent.
+
+Arrays are (bands, rows, cols). `valid` is (rows, cols) bool, True = measured, as GDAL's dataset mask (internal mask,
+alpha band or nodata) defines it, and never where a band is NaN.
+"""
+
+import contextlib
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window
+
+from roofkit.artifacts import committed, digests, fingerprint
+from roofkit.errors import BadInputError, MissingInputError, OutputError
+from roofkit.settings import RasterArgs
+
+DRIVERS = {"tif": "GTiff", "tiff": "GTiff", "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG"}
+DTYPES = ("uint8", "uint16", "int16", "float32")
+BLOCK = 256  # side of a GeoTIFF block
+CACHE_BYTES = 64 * 2**20
+Pixels = NDArray[Any]
+Valid = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where pixels lie: CRS (None: not georeferenced), transform (pixel to CRS), size in pixels."""
+
+    crs: CRS | None
+    transform: Affine
+    height: int
+    width: int
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """left, bottom, right, top in the CRS."""
+        return rasterio.transform.array_bounds(self.height, self.width, self.transform)  # type: ignore[no-any-return]
+
+    def window(self, window: Window) -> "Grid":
+        """The grid of a window of this one, which may reach beyond it."""
+        transform = self.transform * Affine.translation(window.col_off, window.row_off)
+        return Grid(self.crs, transform, int(window.height), int(window.width))
+
+    def matches(self, other: "Grid") -> bool:
+        """Same size, CRS and transform (to a thousandth of a pixel)."""
+        corners = [(0, 0), (self.width, 0), (0, self.height)]
+        back = ~self.transform if self.transform.determinant else Affine.identity()
+        apart = max(max(abs(a - b) for a, b in zip(back * (other.transform * c), c)) for c in corners)
+        return (self.height, self.width, self.crs) == (other.height, other.width, other.crs) and apart < 1e-3
+
+
+@contextlib.contextmanager
+def gdal_env() -> Iterator[None]:
+    """GDAL with a bounded block cache and masks inside the file, quiet about missing georeferencing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True):
+            yield
+
+
+@contextlib.contextmanager
+def open_raster(path: Path) -> Iterator[DatasetReader]:
+    """An open GeoTIFF, PNG or JPEG.
+
+    Raises:
+        MissingInputError: There is no such file.
+        BadInputError: It is of another kind, broken, or of a dtype that this program does not know.
+    """
+    driver = DRIVERS.get(path.suffix.lower().lstrip("."))
+    if not path.is_file():
+        raise MissingInputError(path, "no such file", "a raster file", "Check its name.")
+    if driver is None:
+        raise BadInputError(
+            path, f"a {path.suffix or 'nameless'} file", "a .tif, .png or .jpg", "Convert it to GeoTIFF."
+        )
+    with gdal_env():
+        try:
+            src = rasterio.open(path, driver=driver)
+        except RasterioIOError as error:
+            found = "0 bytes" if path.stat().st_size == 0 else f"not readable as {driver} ({error})"
+            raise BadInputError(path, found, f"a {driver} file", "Replace or remove it.") from None
+        with src:
+            if src.count == 0 or set(src.dtypes) - set(DTYPES) or len(set(src.dtypes)) > 1:
+                found = f"pixels of {', '.join(sorted(set(src.dtypes))) or 'no band'}"
+                raise BadInputError(path, found, f"one of {', '.join(DTYPES)}", "Convert it (gdal_translate -ot).")
+            try:
+                yield src
+            except RasterioIOError as error:
+                raise BadInputError(path, f"broken pixels ({error})", "a whole file", "Replace it.") from None
+
+
+def raster_files(source: Path, extension: str = "tif") -> list[Path]:
+    """The raster itself, or the rasters of a folder with that extension, sorted by name.
+
+    Raises:
+        MissingInputError: Nothing there, or no such raster in the folder.
+    """
+    if source.is_file():
+        return [source]
+    suffixes = {"tif": (".tif", ".tiff"), "png": (".png",), "jpg": (".jpg", ".jpeg")}[extension]
+    if not source.is_dir():
+        raise MissingInputError(source, "no such file or folder", f"*{suffixes[0]} files", "Make or name them first.")
+    found = sorted(p for p in source.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    if not found:
+        names = sorted(p.name for p in source.iterdir() if not p.name.startswith("."))
+        state = f"no {suffixes[0]} file among {len(names)} others ({names[0]}, …)" if names else "an empty folder"
+        raise MissingInputError(
+            source, state, f"*{suffixes[0]} files", "Put them there, or set extension_args.extension."
+        )
+    return found
+
+
+def grid_of(src: DatasetReader) -> Grid:
+    """The grid of an open raster."""
+    return Grid(src.crs, src.transform, src.height, src.width)
+
+
+def data_bands(src: DatasetReader) -> list[int]:
+    """Band numbers (from 1) without the alpha band, which is validity and not data."""
+    return [i for i, interp in zip(src.indexes, src.colorinterp) if interp != ColorInterp.alpha] or list(src.indexes)
+
+
+def band_names(src: DatasetReader) -> list[str]:
+    """A name for each data band: its description, its colour, or `band <n>`."""
+    colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    named = {i: src.colorinterp[i - 1] for i in data_bands(src)}
+    return [
+        src.descriptions[i - 1] or (colour.name if colour in colours else f"band {i}") for i, colour in named.items()
+    ]
+
+
+def is_rgb(src: DatasetReader) -> bool:
+    """Whether the first three bands are tagged red, green and blue."""
+    return tuple(src.colorinterp[:3]) == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+
+
+def raster_digest(path: Path) -> str:
+    """A hash of a raster's bytes and of the sidecar files that say where it lies or what is valid.
+
+    Raises:
+        MissingInputError, BadInputError: As for `open_raster`.
+    """
+    with open_raster(path) as src:
+        return fingerprint(*digests(map(Path, sorted(src.files))))
+
+
+def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixels, Valid]:
+    """Data bands (bands, rows, cols) in the file's dtype, and their validity, of a window inside the raster."""
+    pixels = src.read(indexes=data_bands(src), window=window)
+    if all(flags == [MaskFlags.all_valid] for flags in src.mask_flag_enums):
+        valid = np.ones(pixels.shape[1:], bool)
+    else:
+        valid = src.dataset_mask(window=window) != 0
+    if pixels.dtype.kind == "f":
+        valid &= ~np.isnan(pixels).any(axis=0)
+    return pixels, valid
+
+
+def windows(height: int, width: int, side: int) -> Iterator[Window]:
+    """Windows of at most `side` pixels that cover a raster row by row, without overlap."""
+    for row in range(0, height, side):
+        for col in range(0, width, side):
+            yield Window(col, row, min(side, width - col), min(side, height - row))
+
+
+class RasterWriter:
+    """A GeoTIFF in the making; see `create_raster`."""
+
+    def __init__(self, dst: DatasetWriter, path: Path) -> None:
+        self._dst = dst
+        self._path = path
+        self._written: list[tuple[Window, int, int]] = []
+
+    def write(self, pixels: Pixels, valid: Valid | None = None, window: Window | None = None) -> None:
+        """Write (bands, rows, cols) to a window (None: all), with its validity where the file has a mask.
+
+        Windows are best aligned to blocks of `BLOCK` pixels.
+        """
+        window = window or Window(0, 0, self._dst.width, self._dst.height)
+        mask = None if valid is None else np.where(valid, np.uint8(255), np.uint8(0))
+        self._dst.write(pixels, window=window)
+        if mask is not None:
+            self._dst.write_mask(mask, window=window)
+        self._written.append((window, _checksum(pixels), _checksum(mask)))
+
+    def verify(self, part: Path) -> None:
+        """Raise OutputError when the closed file does not hold what was written: a full disk goes unseen until here."""
+        try:
+            with gdal_env(), rasterio.open(part, driver="GTiff") as src:
+                for window, pixels, mask in self._written:
+                    same = _checksum(src.read(window=window)) == pixels
+                    same &= mask == 0 or _checksum(src.read_masks(1, window=window)) == mask
+                    if not same:
+                        raise _not_written(self._path, "other pixels came back")
+        except RasterioError as error:
+            raise _not_written(self._path, str(error)) from None
+
+
+def _checksum(array: Pixels | None) -> int:
+    return 0 if array is None else zlib.crc32(np.ascontiguousarray(array).data.cast("B")) or 1
+
+
+def _not_written(path: Path, reason: str) -> OutputError:
+    advice = "Free space or choose another folder, then run again."
+    return OutputError(path, f"not written ({reason})", "a writable folder with space left", advice)
+
+
+@contextlib.contextmanager
+def create_raster(
+    path: Path,
+    grid: Grid,
+    *,
+    bands: int,
+    dtype: str,
+    nodata: float | None = None,
+    names: Sequence[str] | None = None,
+    rgb: bool = False,
+    settings: RasterArgs | None = None,
+) -> Iterator[RasterWriter]:
+    """A writer for a new GeoTIFF; when the block ends well the file is closed, read back, compared and put in place.
+
+    Args:
+        path: The final path; untouched until all is well.
+        grid: Size, CRS and transform.
+        bands: Number of bands.
+        dtype: NumPy name of the dtype.
+        nodata: The file's nodata tag.
+        names: Band descriptions.
+        rgb: The first three bands are red, green and blue.
+        settings: Compression.
+
+    Raises:
+        OutputError: The disk is full, the folder not writable, or the file does not read back as written.
+    """
+    profile = _profile(grid, bands, dtype, settings or RasterArgs())
+    profile |= dict(nodata=nodata, photometric="rgb" if rgb else "minisblack", alpha="no")
+    with committed(path) as part, gdal_env():
+        try:
+            with rasterio.open(part, "w", **profile) as dst:
+                for band, name in enumerate(names or (), start=1):
+                    dst.set_band_description(band, name)
+                writer = RasterWriter(dst, path)
+                yield writer
+        except RasterioError as error:
+            raise _not_written(path, str(error)) from error
+        writer.verify(part)
+
+
+def write_raster(path: Path, pixels: Pixels, valid: Valid | None, grid: Grid, **options: Any) -> None:
+    """Write a whole raster; options as for `create_raster`. Without an internal mask where all pixels are valid."""
+    mask = None if valid is None or valid.all() else valid
+    with create_raster(path, grid, bands=pixels.shape[0], dtype=pixels.dtype.name, **options) as dst:
+        dst.write(pixels, mask)
+
+
+def _profile(grid: Grid, bands: int, dtype: str, settings: RasterArgs) -> dict[str, Any]:
+    profile: dict[str, Any] = dict(
+        driver="GTiff", height=grid.height, width=grid.width, count=bands, dtype=dtype, crs=grid.crs,
+        transform=grid.transform, interleave="pixel", bigtiff="if_safer",
+    )  # fmt: skip
+    if min(grid.height, grid.width) >= BLOCK:
+        profile |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK)
+    if settings.compress != "none":
+        profile |= dict(compress=settings.compress, predictor=3 if dtype.startswith("float") else 2)
+    return profile

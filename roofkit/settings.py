@@ -1,0 +1,345 @@
+"""The settings: `settings.json` as typed, checked blocks.
+
+The seven blocks of the first version keep their names and keys; a file that holds only those works. A stage
+receives its own block. Every block is frozen.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from roofkit.errors import MissingInputError, SettingsError
+
+
+def _as_pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _plain_extension(value: Any) -> Any:
+    """`.TIFF` and `tiff` mean `tif`."""
+    name = value.lower().lstrip(".") if isinstance(value, str) else value
+    return {"tiff": "tif", "jpeg": "jpg"}.get(name, name)
+
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Pair = Annotated[tuple[Positive, Positive], BeforeValidator(_as_pair)]
+Extension = Annotated[Literal["tif", "png", "jpg"], BeforeValidator(_plain_extension)]
+Padding = Literal["same", "valid"]
+DataFormat = Literal["channels_last", "channels_first"]
+Method = Literal["last", "first", "max", "mean"]
+SplitBy = Literal["block", "random", "scene"]
+
+
+class Block(BaseModel):
+    """One block of the settings file: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PathArgs(Block):
+    """Where everything lies. A relative name is inside `data` (inside `training_args.results_folder` for results)."""
+
+    train_frames: str = "train_frames"
+    train_masks: str = "train_masks"
+    val_frames: str = "val_frames"
+    val_masks: str = "val_masks"
+    data: str | None = Field(None, description="the data folder; null: the folder that the four names share, or data")
+    scenes: str = "scenes"
+    labels: str = "labels/roofs.gpkg"
+    chips: str = "chips"
+    masks: str = "masks"
+    mosaic: str = "mosaic.tif"
+    split: str = "split.csv"
+    pixels: str = "pixels.csv"
+    histograms: str = "histograms"
+    history: str = "history.csv"
+    predictions: str = "predictions"
+    map: str = "map"
+    footprints: str = "footprints.gpkg"
+    metrics: str = "metrics.json"
+
+
+class CheckpointArgs(Block):
+    """Where the best epoch is kept."""
+
+    checkpoint_path: str = "results_4.h5"
+
+
+class ExtensionArgs(Block):
+    """What kind of file frames are."""
+
+    extension: Extension = "tif"
+
+
+class LoadDatasetArgs(Block):
+    """How frames and masks become batches."""
+
+    custom: Literal[0, 1] = Field(1, description="1: this project's generator; 0: Keras' ImageDataGenerator")
+    batch_size: Positive = 4
+    target_size: Pair = Field((640, 640), description="rows and columns that the network sees")
+    rescale: float | None = Field(None, description="factor on every pixel, a layer of the model; null: none")
+    shear_range: float = Field(0.0, ge=0.0, lt=90.0, description="degrees")
+    zoom_range: Annotated[float, Field(ge=0.0, lt=1.0)] | tuple[float, float] = Field(
+        0.0, description="0.2 draws a zoom from 0.8 to 1.2"
+    )
+    horizontal_flip: bool = True
+    vertical_flip: bool = Field(False, description="custom 1 only, as are the keys below")
+    quarter_turns: bool = Field(False, description="turn frames by 0, 90, 180 or 270 degrees (square target_size)")
+    brightness_range: Share = Field(0.0, description="share of a band's deviation by which it may be lighter or darker")
+    contrast_range: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="0.2 stretches a band about its mean by 0.8 to 1.2"
+    )
+    class_mode: Literal["binary", "categorical", "sparse", "input"] | None = None
+    mask_color: Literal["grayscale"] = "grayscale"
+    channels: Positive = Field(3, description="bands of a frame, alpha not counted")
+    data_format: DataFormat = "channels_last"
+
+
+class ModelArgs(Block):
+    """The network, as keras-unet's `satellite_unet` names its parts."""
+
+    input_shape: tuple[Positive, Positive, Positive] = (640, 640, 3)
+    num_classes: Literal[1, 2] = Field(1, description="1: roof; 2: background and roof")
+    num_layers: Annotated[int, Field(ge=0)] = 4
+    filters: Positive = 64
+    upconv_filters: Positive = 96
+    kernel_size: Pair = (3, 3)
+    activation: str = "relu"
+    strides: Pair = (1, 1)
+    padding: Padding = "same"
+    kernel_initializer: str = "he_normal"
+    bachnorm_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    pool_size: Pair = (2, 2)
+    pool_strides: Pair = (2, 2)
+    pool_padding: Padding = "valid"
+
+
+class OutputArgs(Block):
+    """The last layer of the network."""
+
+    kernel_size: Pair = (1, 1)
+    strides: Pair = (1, 1)
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    padding: Padding = "valid"
+
+
+class TrainingArgs(Block):
+    """How the network learns."""
+
+    epochs: Positive = 50
+    pretrained: bool = Field(False, description="start from the weights in checkpoint_path")
+    results_folder: str = "results"
+    steps_per_epoch: Positive | None = Field(None, description="null: every frame once")
+    validation_steps: Positive | None = Field(None, description="null: every frame once")
+    verbose: Literal[0, 1, 2] = 1
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.001
+    loss: Literal["bce", "dice", "bce_dice"] = "bce_dice"
+    early_stopping: Positive | None = Field(10, description="epochs without a better validation IoU; null: never stop")
+    reduce_on_plateau: Positive | None = Field(
+        4, description="epochs after which the learning rate halves; null: never"
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class DownloadArgs(Block):
+    """Where imagery comes from."""
+
+    source: Literal["sample"] = "sample"
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="which made-up town (source sample)")
+    size: Annotated[int, Field(ge=256, multiple_of=2)] = Field(2048, description="side of the town in pixels of 0.5 m")
+
+
+class RasterArgs(Block):
+    """How rasters are written."""
+
+    compress: Literal["deflate", "zstd", "lzw", "none"] = "deflate"
+
+
+class ChipArgs(Block):
+    """How scenes are cut."""
+
+    size: Pair = Field((640, 640), description="rows and columns of a chip")
+    overlap: Annotated[int, Field(ge=0)] = Field(0, description="pixels that neighbours share")
+    pad: Literal["white", "nodata"] | float = Field("white", description="value at the right and lower edge")
+    min_valid: Share = Field(0.0, description="leave out chips with a smaller share of valid pixels")
+
+
+class MosaicArgs(Block):
+    """How chips are put together."""
+
+    method: Method = Field("last", description="which tile counts where several overlap")
+
+
+class MaskArgs(Block):
+    """Which polygons are roofs."""
+
+    where: str | None = Field(None, description="SQL, as ogr2ogr -where; null: every polygon")
+    ignore: str | None = Field(None, description="SQL: polygons whose class is not known, invalid in the mask")
+    layer: str | None = None
+    all_touched: bool = False
+
+
+class SplitArgs(Block):
+    """Which frames validate."""
+
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
+    by: SplitBy = "block"
+    block_size: Positive = Field(2, description="chips a side of a spatial block")
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class FlattenArgs(Block):
+    """Which pixels become rows."""
+
+    sample: Positive | None = Field(None, description="pixels a frame; null: all valid ones")
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class SummarizeArgs(Block):
+    """What the histograms show."""
+
+    bins: Annotated[int, Field(ge=2, le=65536)] = 256
+    percentiles: tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...] = (1.0, 2.0, 25.0, 50.0, 75.0, 98.0, 99.0)
+
+
+class PredictArgs(Block):
+    """How the model is applied."""
+
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = Field(
+        "auto", description="auto: the one stored with the model, chosen on the validation frames"
+    )
+    overlap: Annotated[float, Field(ge=0.0, le=0.9)] = Field(
+        0.25, description="share of a window that neighbours share"
+    )
+    batch_size: Positive = 8
+    min_area: Annotated[float, Field(ge=0.0)] = Field(0.0, description="square metres; smaller footprints are left out")
+
+
+class Settings(Block):
+    """The whole file."""
+
+    path_args: PathArgs = PathArgs()
+    checkpoint_args: CheckpointArgs = CheckpointArgs()
+    extension_args: ExtensionArgs = ExtensionArgs()
+    load_dataset_args: LoadDatasetArgs = LoadDatasetArgs()
+    model_args: ModelArgs = ModelArgs()
+    training_args: TrainingArgs = TrainingArgs()
+    output_args: OutputArgs = OutputArgs()
+    download_args: DownloadArgs = DownloadArgs()
+    raster_args: RasterArgs = RasterArgs()
+    chip_args: ChipArgs = ChipArgs()
+    mosaic_args: MosaicArgs = MosaicArgs()
+    mask_args: MaskArgs = MaskArgs()
+    split_args: SplitArgs = SplitArgs()
+    flatten_args: FlattenArgs = FlattenArgs()
+    summarize_args: SummarizeArgs = SummarizeArgs()
+    predict_args: PredictArgs = PredictArgs()
+
+
+def load_settings(path: Path) -> Settings:
+    """Settings from a JSON file, checked key by key and against each other.
+
+    Raises:
+        MissingInputError: There is no such file.
+        SettingsError: The file is not JSON, a key is unknown or of the wrong type, or two keys contradict each other.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_doubles)
+    except (FileNotFoundError, IsADirectoryError):
+        raise MissingInputError(path, "no such file", "a settings file", "Name one with --settings FILE.") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(path, f"not text ({error.reason})", "JSON in UTF-8", "Save it as UTF-8.") from None
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise SettingsError(path, found, "JSON", "Correct that place.") from None
+    except _DoubleKeyError as error:
+        raise SettingsError(path, f"the key {error} stands twice", "each key once", "Remove one of the two.") from None
+    if not isinstance(values, dict):
+        raise SettingsError(path, f"a {type(values).__name__}", "an object of blocks", "Start from settings.json.")
+    return check_settings(values, path)
+
+
+def check_settings(values: dict[str, Any], path: Path = Path("settings")) -> Settings:
+    """The same for values already read; `path` is what errors name.
+
+    Raises:
+        SettingsError: As for `load_settings`.
+    """
+    try:
+        settings = Settings.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise _named(error.errors()[0], path) from None
+    _check_agreement(settings, path)
+    return settings
+
+
+class _DoubleKeyError(ValueError):
+    pass
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DoubleKeyError(next(name for name in names if names.count(name) > 1))
+    return values
+
+
+def _named(error: Any, path: Path) -> SettingsError:
+    """One line from pydantic's first complaint, with the nearest right key when the key is unknown."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(part for part in location[:2])
+    if error["type"] != "extra_forbidden":
+        found = f"{key} is {json.dumps(error['input'], default=str)}"
+        return SettingsError(path, found, error["msg"][0].lower() + error["msg"][1:], "Correct that value.")
+    known = _known_keys(location)
+    nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
+    kind = "block" if len(location) == 1 else f"key of {location[0]}"
+    return SettingsError(path, f"unknown {kind} {location[-1]!r}", f"{nearest[0]!r}, the nearest", "Correct its name.")
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    if len(location) == 1:
+        return list(Settings.model_fields)
+    block = Settings.model_fields[location[0]].annotation
+    return list(block.model_fields) if isinstance(block, type) and issubclass(block, BaseModel) else []
+
+
+def _check_agreement(settings: Settings, path: Path) -> None:
+    """Raise where one key says something that another denies."""
+    data, model = settings.load_dataset_args, settings.model_args
+    rows_cols, channels = data.target_size, data.channels
+    shape = (*rows_cols, channels) if data.data_format == "channels_last" else (channels, *rows_cols)
+    if model.input_shape != shape:
+        found = f"model_args.input_shape is {list(model.input_shape)}"
+        expected = (
+            f"{list(shape)}, as load_dataset_args.target_size {list(rows_cols)}, channels {channels} "
+            f"and data_format {data.data_format} say"
+        )
+        raise SettingsError(path, found, expected, "Make them agree.")
+    for axis, (side, step) in enumerate(zip(rows_cols, model.pool_strides)):
+        divisor = step ** (model.num_layers + 1)
+        if side % divisor:
+            found = f"load_dataset_args.target_size is {list(rows_cols)}"
+            nearest = max(divisor, round(side / divisor) * divisor)
+            expected = f"{'rows' if axis == 0 else 'columns'} that divide by {divisor} (num_layers {model.num_layers})"
+            raise SettingsError(path, found, expected, f"Use {nearest} there, or fewer num_layers.")
+    if model.num_classes == 1 and settings.output_args.activation == "softmax":
+        found = "output_args.activation is softmax with model_args.num_classes 1, which is 1 everywhere"
+        raise SettingsError(path, found, "sigmoid, or num_classes 2", "Change one of the two.")
+    if data.quarter_turns and rows_cols[0] != rows_cols[1]:
+        found = f"load_dataset_args.quarter_turns is true with target_size {list(rows_cols)}"
+        raise SettingsError(path, found, "a square target_size", "Change one of the two.")
+    if data.rescale == 0.0:
+        raise SettingsError(path, "load_dataset_args.rescale is 0", "a factor, or null", "Use null for none.")
+    if settings.chip_args.overlap >= min(settings.chip_args.size):
+        found = f"chip_args.overlap is {settings.chip_args.overlap}"
+        raise SettingsError(
+            path, found, f"less than chip_args.size {list(settings.chip_args.size)}", "Make it smaller."
+        )

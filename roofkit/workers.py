@@ -1,0 +1,84 @@
+"""Run one function over many items on all cores, in order, and end cleanly however the run ends."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+from roofkit.errors import OutputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 4  # tasks waiting per worker: enough to keep it busy, few enough to keep memory flat
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_items(work: Callable[[Item], Result], items: Sequence[Item], *, workers: int | None = None) -> Iterator[Result]:
+    """`work(item)` for each item, in the order of `items`; the first error stops the rest.
+
+    Args:
+        work: A function at the top of a module, so that worker processes find it.
+        items: What to work on; each must survive pickling when there are several workers.
+        workers: Processes; None: one for each core. With 1, or one item, everything runs in this process.
+
+    Raises:
+        OutputError: A worker process was killed (out of memory, most often).
+    """
+    count = min(workers or cores(), len(items))
+    if count <= 1:
+        yield from map(work, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    try:
+        yield from _in_order(pool, work, items, count * AHEAD)
+    except BrokenProcessPool:
+        raise OutputError(
+            "workers", "a worker process was killed", "enough memory for all", "Run again with fewer --workers."
+        ) from None
+    except BaseException:
+        _stop(pool)
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, work: Callable[[Item], Result], items: Sequence[Item], ahead: int
+) -> Iterator[Result]:
+    rest = iter(items)
+    waiting: list[Future[Result]] = [pool.submit(work, item) for item in islice(rest, ahead)]
+    while waiting:
+        result = waiting.pop(0).result()
+        waiting.extend(pool.submit(work, item) for item in islice(rest, 1))
+        yield result
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End workers at once: what they were writing has not got its final name."""
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the main process, and end when the main process does, even by kill -9."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,58 @@
+"""Fixtures: any raster on demand, and the real data where it is present."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+UTM = "EPSG:32644"
+TRANSFORM = Affine(0.5, 0, 735000, 0, -0.5, 2960000)
+
+
+@pytest.fixture
+def make_raster(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a GeoTIFF of an array (bands, rows, cols) or (rows, cols); `valid` becomes its internal mask."""
+
+    def make(
+        array: Any,
+        name: str = "scene.tif",
+        *,
+        crs: str | None = UTM,
+        transform: Affine = TRANSFORM,
+        nodata: float | None = None,
+        valid: Any = None,
+        **profile: Any,
+    ) -> Path:
+        array = np.atleast_3d(array) if np.ndim(array) == 1 else np.asarray(array)
+        array = array[None] if array.ndim == 2 else array
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profile = dict(photometric="minisblack", alpha="no") | profile
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            rasterio.open(
+                path, "w", driver="GTiff", count=array.shape[0], height=array.shape[1], width=array.shape[2],
+                dtype=array.dtype, crs=crs, transform=transform, nodata=nodata, **profile,
+            ) as dst,
+        ):  # fmt: skip
+            dst.write(array)
+            if valid is not None:
+                dst.write_mask(np.asarray(valid, bool))
+        return path
+
+    return make
+
+
+def real(name: str) -> Path:
+    """A file or folder of the real data; the test is skipped where it is absent."""
+    path = REAL / name
+    if not path.exists():
+        pytest.skip(f"no real data at {path}")
+    return path
