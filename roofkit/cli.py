@@ -85,22 +85,29 @@ def run_stage(
     Args:
         parser: From `stage_parser`.
         argv: Arguments; None: those of the process.
-        work: Takes the options and the run, returns the stage's report (a dataclass).
+        work: Named as the stage; takes the options and the run, returns the stage's report (a dataclass).
     """
     options = parser.parse_args(argv)
-    before = _raise_on_sigterm()
-    started = time.monotonic()
-    try:
+
+    def stage(options: argparse.Namespace) -> int:
+        started = time.monotonic()
         report = work(options, start_run(options))
-        _show(report, options, parser.prog, time.monotonic() - started)
+        _show(report, options, work.__name__, time.monotonic() - started)
         return DONE
+
+    return checked(stage, options, work.__name__)
+
+
+def checked(work: Callable[[argparse.Namespace], int], options: argparse.Namespace, name: str) -> int:
+    """The exit status of `work`; named problems become one line on stderr, signals their exit status."""
+    before = _raise_on_sigterm()
+    try:
+        return work(options)
     except RoofError as error:
         return _fail(str(error))
     except OSError as error:
-        where = error.filename or parser.prog
-        return _fail(
-            f"{where}: {error.strerror or error}; expected a file or folder to work with. Check it, then run again."
-        )
+        where, what = error.filename or name, error.strerror or error
+        return _fail(f"{where}: {what}; expected a file or folder to work with. Check it, then run again.")
     except KeyboardInterrupt:
         return INTERRUPTED
     except Terminated:
@@ -135,12 +142,12 @@ def _fail(line: str) -> int:
     return FAILED
 
 
-def _show(report: Any, options: argparse.Namespace, prog: str, seconds: float) -> None:
+def _show(report: Any, options: argparse.Namespace, stage: str, seconds: float) -> None:
     values = dataclasses.asdict(report)
     if not options.quiet:
-        _summary(Path(prog).stem, values, seconds)
+        _summary(stage, values, seconds)
     if options.json:
-        line = {"stage": Path(prog).stem, "seconds": round(seconds, 3), **values}
+        line = {"stage": stage, "seconds": round(seconds, 3), **values}
         print(json.dumps(line, default=str, allow_nan=False), flush=True)
 
 

@@ -50,14 +50,14 @@ class Grid:
 
     def window(self, window: Window) -> "Grid":
         """The grid of a window of this one, which may reach beyond it."""
-        transform = self.transform * Affine.translation(window.col_off, window.row_off)
+        transform = self.transform @ Affine.translation(window.col_off, window.row_off)
         return Grid(self.crs, transform, int(window.height), int(window.width))
 
     def matches(self, other: "Grid") -> bool:
         """Same size, CRS and transform (to a thousandth of a pixel)."""
         corners = [(0, 0), (self.width, 0), (0, self.height)]
         back = ~self.transform if self.transform.determinant else Affine.identity()
-        apart = max(max(abs(a - b) for a, b in zip(back * (other.transform * c), c)) for c in corners)
+        apart = max(max(abs(a - b) for a, b in zip(back @ (other.transform @ c), c)) for c in corners)
         return (self.height, self.width, self.crs) == (other.height, other.width, other.crs) and apart < 1e-3
 
 
@@ -141,6 +141,11 @@ def band_names(src: DatasetReader) -> list[str]:
     ]
 
 
+def own_names(src: DatasetReader) -> list[str] | None:
+    """Names for the data bands where the file describes any, else None: what to hand on to a file made from it."""
+    return band_names(src) if any(src.descriptions[i - 1] for i in data_bands(src)) else None
+
+
 def is_rgb(src: DatasetReader) -> bool:
     """Whether the first three bands are tagged red, green and blue."""
     return tuple(src.colorinterp[:3]) == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -159,13 +164,22 @@ def raster_digest(path: Path) -> str:
 def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixels, Valid]:
     """Data bands (bands, rows, cols) in the file's dtype, and their validity, of a window inside the raster."""
     pixels = src.read(indexes=data_bands(src), window=window)
-    if all(flags == [MaskFlags.all_valid] for flags in src.mask_flag_enums):
+    if _without_mask(src):
         valid = np.ones(pixels.shape[1:], bool)
     else:
         valid = src.dataset_mask(window=window) != 0
     if pixels.dtype.kind == "f":
         valid &= ~np.isnan(pixels).any(axis=0)
     return pixels, valid
+
+
+def _without_mask(src: DatasetReader) -> bool:
+    return all(flags == [MaskFlags.all_valid] for flags in src.mask_flag_enums)
+
+
+def all_valid(src: DatasetReader) -> bool:
+    """Whether nothing in the file can be invalid: no nodata, alpha or mask, and no dtype that knows NaN."""
+    return _without_mask(src) and not src.dtypes[0].startswith("float")
 
 
 def windows(height: int, width: int, side: int) -> Iterator[Window]:
@@ -228,6 +242,7 @@ def create_raster(
     names: Sequence[str] | None = None,
     rgb: bool = False,
     settings: RasterArgs | None = None,
+    sparse: bool = False,
 ) -> Iterator[RasterWriter]:
     """A writer for a new GeoTIFF; when the block ends well the file is closed, read back, compared and put in place.
 
@@ -240,12 +255,13 @@ def create_raster(
         names: Band descriptions.
         rgb: The first three bands are red, green and blue.
         settings: Compression.
+        sparse: Blocks never written take no room in the file; they read as nodata or 0, invalid.
 
     Raises:
         OutputError: The disk is full, the folder not writable, or the file does not read back as written.
     """
     profile = _profile(grid, bands, dtype, settings or RasterArgs())
-    profile |= dict(nodata=nodata, photometric="rgb" if rgb else "minisblack", alpha="no")
+    profile |= dict(nodata=nodata, photometric="rgb" if rgb else "minisblack", alpha="no", sparse_ok=sparse)
     with committed(path) as part, gdal_env():
         try:
             with rasterio.open(part, "w", **profile) as dst:

@@ -1,0 +1,442 @@
+"""Apply a trained model to frames and whole scenes: masks on their own grid, and roofs as polygons.
+
+Reads  MODEL  .h5 or .keras as train writes it (default: results/results_4.h5)
+       SRC    a frame or scene, or a folder of them (default: the validation frames, then the scenes)
+Writes DST/<name>.tif  masks: 0 background, 255 roof (default: results/predictions, results/map)
+       with --vectors FILE  roofs as polygons with area_m2 and mean_probability (default for scenes:
+       results/footprints.gpkg); .gpkg, .geojson, .parquet or .fgb
+       with --probabilities DIR  roof probability, float32, 0 to 1
+Scenes go through in overlapping windows that are blended, so that memory stays flat and no seam shows.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from roofkit.artifacts import Outputs, digest, fingerprint
+from roofkit.cli import Run, progress, run_stage, say, stage_parser
+from roofkit.errors import MismatchError, MissingInputError
+from roofkit.footprints import FootprintTracer, gather, to_features
+from roofkit.raster import (
+    BLOCK,
+    RasterWriter,
+    all_valid,
+    create_raster,
+    data_bands,
+    grid_of,
+    open_raster,
+    raster_digest,
+    raster_files,
+    read_pixels,
+)
+from roofkit.settings import PredictArgs, RasterArgs
+from roofkit.vectors import check_suffix, write_features
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from unet.model_file import LoadedModel
+
+PART_WIDTH = 8192  # columns that are blended at a time: with it, memory does not grow with a scene's width
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What predict did."""
+
+    wrote: list[str]
+    rasters: int
+    made: int
+    kept: int
+    threshold: float
+    roof_fraction: float
+    highest_probability: float
+    footprints: int | None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where results go."""
+
+    masks: Path
+    probabilities: Path | None = None
+    vectors: Path | None = None
+
+
+@dataclass
+class Tally:
+    """What was seen over all pixels of a raster."""
+
+    valid: int = 0
+    roof: int = 0
+    highest: float = 0.0
+
+    def add(self, roof: NDArray[np.bool_], probability: Floats, valid: NDArray[np.bool_]) -> None:
+        """Count the pixels of one strip."""
+        self.valid += int(np.count_nonzero(valid))
+        self.roof += int(np.count_nonzero(roof))
+        self.highest = max(self.highest, float(probability.max(initial=0.0)))
+
+
+def starts(length: int, size: int, overlap: float) -> list[int]:
+    """Where windows of `size` start along a side, so that neighbours share at least that share and none sticks out."""
+    if length <= size:
+        return [0]
+    step = max(1, round(size * (1 - overlap)))
+    return [*range(0, length - size, step), length - size]
+
+
+def blend_weights(offsets: Sequence[int], size: int, length: int) -> list[Floats]:
+    """For each window along a side its share (0 to 1) at each of its pixels; over all windows they add up to 1.
+
+    Shares rise linearly from a window's edge to where its neighbour ends.
+    """
+    size = min(size, length)
+    gaps = [b - a for a, b in pairwise(offsets)]
+    ramp = max(1, size - max(gaps, default=0))
+    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 0.5
+    taper = np.minimum(distance / ramp, 1.0)
+    total = np.zeros(length)
+    for offset in offsets:
+        total[offset : offset + size] += taper
+    return [(taper / total[offset : offset + size]).astype(np.float32) for offset in offsets]
+
+
+def parts(width: int, size: int) -> Iterator[tuple[int, int, int, int]]:
+    """A scene's columns in parts: first and last column to write, first and last to read (a window more a side)."""
+    span = max(PART_WIDTH, 4 * size) // BLOCK * BLOCK
+    for first in range(0, width, span):
+        last = min(first + span, width)
+        yield first, last, max(0, first - size), min(width, last + size)
+
+
+class Predictor:
+    """Roof probabilities of windows of a scene, prepared as the training frames were."""
+
+    def __init__(self, path: Path, settings: PredictArgs) -> None:
+        self.path = path
+        self.settings = settings
+
+    @cached_property
+    def loaded(self) -> "LoadedModel":
+        """The model, read when first needed."""
+        from unet.model_file import load_model
+
+        return load_model(self.path)
+
+    @property
+    def threshold(self) -> float:
+        """From this probability on a pixel is roof."""
+        return self.loaded.threshold if self.settings.threshold == "auto" else self.settings.threshold
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Rows and columns that the network sees; a model that takes any gets windows as they are."""
+        rows, cols = self.loaded.input_size
+        return rows or self.loaded.frame_size[0], cols or self.loaded.frame_size[1]
+
+    def check(self, src: DatasetReader, path: Path) -> None:
+        """Raise MismatchError when the raster has another number of bands than the model takes."""
+        if len(data_bands(src)) != self.loaded.channels:
+            found, expected = f"{len(data_bands(src))} bands", f"{self.loaded.channels}, as {self.path} takes"
+            raise MismatchError(path, found, expected, "Choose a model that was trained on such imagery.")
+
+    def windows(self, src: DatasetReader, windows: Sequence[Window]) -> Iterator[tuple[Window, Floats]]:
+        """Each window with its roof probability (rows, cols), 0 to 1, on the scene's own pixels."""
+        waiting = iter(windows)
+        while batch := list(islice(waiting, self.settings.batch_size)):
+            yield from zip(batch, self._batch([read_pixels(src, window) for window in batch]))
+
+    def _batch(self, read: list[tuple[NDArray[Any], NDArray[np.bool_]]]) -> Iterator[Floats]:
+        from unet.datagen import network_input, resize_frame
+
+        size = self.loaded.frame_size
+        frames = [
+            network_input(mirrored(pixels, size), mirrored(valid, size), self.input_size)[0] for pixels, valid in read
+        ]
+        batch = np.stack(frames)
+        first = self.loaded.data_format == "channels_first"
+        output = self.loaded.model.predict_on_batch(batch.transpose(0, 3, 1, 2) if first else batch)
+        output = np.asarray(output, np.float32)
+        roof = output[:, -1] if first else output[..., -1]  # two classes: background, roof
+        for probability, (pixels, _) in zip(roof, read):
+            rows, cols = pixels.shape[1:]
+            yield np.clip(resize_frame(probability[None], size)[0, :rows, :cols], 0, 1)
+
+
+def mirrored(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """(…, rows, cols) grown to `size` at the lower and right edge by its mirror image, for small scenes."""
+    missing = [(0, max(0, full - have)) for full, have in zip(size, array.shape[-2:])]
+    return np.pad(array, [(0, 0)] * (array.ndim - 2) + missing, mode="symmetric")
+
+
+def blended(src: DatasetReader, predictor: Predictor) -> Iterator[tuple[Window, Floats]]:
+    """Strips that cover a scene once, aligned to blocks, with the blended roof probability (rows, cols)."""
+    size = predictor.loaded.frame_size
+    for first, last, read_first, read_last in parts(src.width, size[1]):
+        part = Window(read_first, 0, read_last - read_first, src.height)
+        for row, strip in _strips(src, predictor, part):
+            window = Window(first, row, last - first, strip.shape[0])
+            yield window, strip[:, first - read_first : last - read_first]
+
+
+def _strips(src: DatasetReader, predictor: Predictor, part: Window) -> Iterator[tuple[int, Floats]]:
+    """Finished rows of a part of a scene: the first row's number and (rows, cols) probabilities."""
+    rows, cols = min(predictor.loaded.frame_size[0], src.height), min(predictor.loaded.frame_size[1], part.width)
+    overlap = predictor.settings.overlap
+    row_starts, col_starts = starts(src.height, rows, overlap), starts(part.width, cols, overlap)
+    row_weights = blend_weights(row_starts, rows, src.height)
+    col_weights = dict(zip(col_starts, blend_weights(col_starts, cols, part.width)))
+    top, strip = 0, np.zeros((rows + BLOCK, part.width), np.float32)
+    for row, row_weight in zip(row_starts, row_weights):
+        finished = (row - top) // BLOCK * BLOCK
+        if finished:
+            yield top, strip[:finished].copy()
+            strip = np.concatenate([strip[finished:], np.zeros((finished, part.width), np.float32)])
+            top += finished
+        windows = [Window(part.col_off + col, row, cols, rows) for col in col_starts]
+        for window, probability in predictor.windows(src, windows):
+            col = window.col_off - part.col_off
+            weight = row_weight[:, None] * col_weights[col]
+            strip[row - top : row - top + rows, col : col + cols] += probability * weight
+    yield top, strip[: src.height - top]
+
+
+def predict_raster(
+    path: Path, predictor: Predictor, targets: Targets, *, rasters: RasterArgs
+) -> "tuple[Tally, gpd.GeoDataFrame | None]":
+    """Write the mask of one raster, and its probabilities when asked; what was seen, and its roofs when asked.
+
+    Raises:
+        MismatchError: The model takes another number of bands.
+        MissingInputError: Polygons are asked for, and the raster has no CRS.
+    """
+    tally, tracer = Tally(), FootprintTracer()
+    with open_raster(path) as src, contextlib.ExitStack() as stack:
+        predictor.check(src, path)
+        if targets.vectors and src.crs is None:
+            raise MissingInputError(path, "no CRS", "a georeferenced raster for polygons", "Leave out --vectors.")
+        writers = _Writers(stack, src, path, targets, rasters)
+        for window, probability in blended(src, predictor):
+            valid = read_pixels(src, window)[1]
+            probability = np.where(valid, probability, np.float32(0))
+            roof = valid & (probability >= predictor.threshold)
+            writers.write(roof, probability, valid, window)
+            tally.add(roof, probability, valid)
+            if targets.vectors:
+                tracer.add(roof, probability, window)
+        features = None
+        if targets.vectors:
+            place = {"scene": path.stem, "transform": src.transform, "crs": src.crs}
+            features = to_features(tracer.pieces(), min_area=predictor.settings.min_area, **place)
+    return tally, features
+
+
+class _Writers:
+    """The mask and, when asked for, the probability raster of one source."""
+
+    def __init__(
+        self, stack: contextlib.ExitStack, src: DatasetReader, path: Path, targets: Targets, rasters: RasterArgs
+    ) -> None:
+        name, grid = f"{path.stem}.tif", grid_of(src)
+        self._masked = not all_valid(src)
+        self._mask = stack.enter_context(
+            create_raster(targets.masks / name, grid, bands=1, dtype="uint8", names=["roof"], settings=rasters)
+        )
+        self._probability: RasterWriter | None = None
+        if targets.probabilities:
+            options: dict[str, Any] = {"bands": 1, "dtype": "float32", "names": ["roof probability"]}
+            writer = create_raster(targets.probabilities / name, grid, settings=rasters, **options)
+            self._probability = stack.enter_context(writer)
+
+    def write(self, roof: NDArray[np.bool_], probability: Floats, valid: NDArray[np.bool_], window: Window) -> None:
+        shown = valid if self._masked else None
+        self._mask.write(np.where(roof, np.uint8(255), np.uint8(0))[None], shown, window)
+        if self._probability:
+            self._probability.write(probability[None], shown, window)
+
+
+@dataclass
+class _Job:
+    """One call of `predict_rasters`: its outputs, what is finished, what was found."""
+
+    paths: list[Path]
+    targets: Targets
+    keys: dict[str, str]
+    outputs: dict[str, Outputs] = field(default_factory=dict)
+    todo: set[str] = field(default_factory=set)
+    features: "list[gpd.GeoDataFrame]" = field(default_factory=list)
+
+    def open(self, stack: contextlib.ExitStack, overwrite: bool) -> None:
+        """Lock every output and find what is still to be made; polygons come from all rasters or none."""
+        folders = {"masks": self.targets.masks, "probabilities": self.targets.probabilities}
+        for kind, folder in folders.items():
+            if folder:
+                self.outputs[kind] = stack.enter_context(Outputs(folder, "predict", overwrite=overwrite))
+                self.todo |= set(self.outputs[kind].plan(self.keys))
+        vectors = self.targets.vectors
+        if vectors:
+            outputs = Outputs(vectors.parent, "predict", name=vectors.name, overwrite=overwrite)
+            self.outputs["vectors"] = stack.enter_context(outputs)
+            if outputs.plan({vectors.name: self.vectors_key}) or self.todo:
+                self.todo = set(self.keys)
+
+    @property
+    def vectors_key(self) -> str:
+        return fingerprint(self.keys)
+
+    def record(self, name: str, tally: Tally, threshold: float) -> None:
+        """Note that the rasters of one source are finished."""
+        for kind, outputs in self.outputs.items():
+            if kind != "vectors":
+                outputs.record(name, self.keys[name], threshold=threshold, **vars(tally))
+
+    def finish(self) -> int | None:
+        """Write the polygons and close the ledgers; the number of polygons."""
+        vectors = self.targets.vectors
+        if vectors and self.todo:
+            found = gather(self.features)
+            write_features(vectors, found)
+            self.outputs["vectors"].record(vectors.name, self.vectors_key, features=len(found))
+        for outputs in self.outputs.values():
+            outputs.finish()
+        return int(self.outputs["vectors"].facts(vectors.name)["features"]) if vectors else None
+
+
+def predict_rasters(src: Path, targets: Targets, predictor: Predictor, *, run: Run) -> PredictReport:
+    """Masks, and what else `targets` asks for, of every raster of `src`.
+
+    Raises:
+        MissingInputError: No raster.
+        BadInputError: The model or a raster cannot be read.
+        MismatchError: The model takes another number of bands, or two rasters have one name.
+    """
+    paths = raster_files(src, run.settings.extension_args.extension)
+    _check_names(paths)
+    rasters, made_from = run.settings.raster_args, digest(predictor.path)
+    keys = {
+        f"{path.stem}.tif": fingerprint("predict", predictor.settings, rasters, made_from, raster_digest(path))
+        for path in paths
+    }
+    job = _Job(paths, targets, keys)
+    with contextlib.ExitStack() as stack:
+        job.open(stack, run.overwrite)
+        todo = [path for path in paths if f"{path.stem}.tif" in job.todo]
+        for path in progress(todo, len(todo), "predict", quiet=run.quiet):
+            tally, features = predict_raster(path, predictor, targets, rasters=rasters)
+            job.record(f"{path.stem}.tif", tally, predictor.threshold)
+            if features is not None:
+                job.features.append(features)
+        footprints = job.finish()
+        return _report(job, footprints)
+
+
+def _check_names(paths: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in seen:
+            raise MismatchError(path, f"the same name as {seen[path.stem]}", "different names", "Rename one.")
+        seen[path.stem] = path
+
+
+def _report(job: _Job, footprints: int | None) -> PredictReport:
+    facts = [job.outputs["masks"].facts(name) for name in job.keys]
+    valid, roof = sum(fact["valid"] for fact in facts), sum(fact["roof"] for fact in facts)
+    wrote = [str(path) for path in (job.targets.masks, job.targets.probabilities, job.targets.vectors) if path]
+    report = PredictReport(
+        wrote=wrote,
+        rasters=len(facts),
+        made=len(job.todo),
+        kept=len(facts) - len(job.todo),
+        threshold=facts[0]["threshold"],
+        roof_fraction=roof / valid if valid else 0.0,
+        highest_probability=max(fact["highest"] for fact in facts),
+        footprints=footprints,
+    )
+    if valid and not roof:
+        say(
+            f"warning: {job.targets.masks}: every mask is blank: the highest probability is "
+            f"{report.highest_probability:.4f}, the threshold {report.threshold:.4f}. Either there is no metal roof, "
+            "or the model has not learnt from imagery like this."
+        )
+    return report
+
+
+def both(first: PredictReport, second: PredictReport) -> PredictReport:
+    """The report over validation frames and scenes; shares are those of the scenes."""
+    return replace(
+        second,
+        wrote=first.wrote + second.wrote,
+        rasters=first.rasters + second.rasters,
+        made=first.made + second.made,
+        kept=first.kept + second.kept,
+        highest_probability=max(first.highest_probability, second.highest_probability),
+    )
+
+
+def predict(options: argparse.Namespace, run: Run) -> PredictReport:
+    """The stage, with what the command line says."""
+    settings = run.block("predict_args", {"threshold": options.threshold, "overlap": options.overlap})
+    model = options.model or run.paths.checkpoint
+    if not model.is_file():
+        raise MissingInputError(model, "no such model", "one that train made", "Run python train/train.py first.")
+    if options.vectors:
+        check_suffix(options.vectors)
+    predictor = Predictor(model, settings)
+    if options.src:
+        targets = Targets(options.dst or run.paths.map, options.probabilities, options.vectors)
+        return predict_rasters(options.src, targets, predictor, run=run)
+    return predict_project(predictor, options, run)
+
+
+def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run) -> PredictReport:
+    """The validation frames, then the scenes, of the project; either may be absent."""
+    paths, probabilities = run.paths, options.probabilities
+    reports = []
+    if paths.val_frames.is_dir():
+        targets = Targets(paths.predictions, probabilities / paths.predictions.name if probabilities else None)
+        reports.append(predict_rasters(paths.val_frames, targets, predictor, run=run))
+    if paths.scenes.is_dir():
+        vectors = options.vectors or paths.footprints
+        targets = Targets(paths.map, probabilities / paths.map.name if probabilities else None, vectors)
+        reports.append(predict_rasters(paths.scenes, targets, predictor, run=run))
+    if not reports:
+        found = f"neither {paths.val_frames.name} nor {paths.scenes.name}"
+        raise MissingInputError(paths.data, found, "frames or scenes", "Name what to predict: MODEL SRC DST.")
+    return both(*reports) if len(reports) == 2 else reports[0]
+
+
+def threshold_of(text: str) -> str | float:
+    """An argparse type: auto or a number."""
+    return text if text == "auto" else float(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage from the command line; its exit status."""
+    parser = stage_parser(__doc__)
+    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a trained model")
+    parser.add_argument("src", nargs="?", type=Path, metavar="SRC", help="a frame or scene, or a folder of them")
+    parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the masks")
+    parser.add_argument(
+        "--threshold", type=threshold_of, metavar="auto|P", help="from this probability on a pixel is roof"
+    )
+    parser.add_argument("--overlap", type=float, metavar="SHARE", help="share of a window that neighbours share")
+    parser.add_argument("--probabilities", type=Path, metavar="DIR", help="write roof probabilities there too")
+    parser.add_argument("--vectors", type=Path, metavar="FILE", help="write roofs as polygons there")
+    return run_stage(parser, argv, predict)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Vector files out: complete or not at all, the same bytes for the same features."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roofkit.artifacts import committed
+from roofkit.errors import OutputError, SettingsError
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
+FIXED_DATE = "2000-01-01T00:00:00.000Z"  # GeoPackage stores the time of writing; a fixed one keeps bytes equal
+
+
+def check_suffix(path: Path) -> None:
+    """Raise SettingsError when features cannot be written to a file of that suffix."""
+    if path.suffix.lower() not in DRIVERS:
+        found = f"a {path.suffix or 'nameless'} file"
+        raise SettingsError(path, found, f"one of {' '.join(DRIVERS)}", "Choose one of these suffixes.")
+
+
+def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
+    """Write a GeoDataFrame by its suffix; GeoJSON is written in EPSG:4326, as RFC 7946 asks.
+
+    Raises:
+        SettingsError: A suffix that is not in `DRIVERS`.
+        OutputError: The disk is full, the folder not writable, or the file does not read back with all features.
+    """
+    import pyogrio
+    from pyogrio.errors import DataSourceError
+
+    check_suffix(path)
+    driver = DRIVERS[path.suffix.lower()]
+    with committed(path) as part:
+        try:
+            if driver == "Parquet":
+                features.to_parquet(part, compression="zstd", write_covering_bbox=True)
+                return
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": FIXED_DATE})
+            pyogrio.write_dataframe(
+                *_prepared(features, driver), part, driver=driver, layer=path.stem, **_options(driver)
+            )
+            found = pyogrio.read_info(part, force_feature_count=True)["features"]
+        except DataSourceError as error:
+            raise _not_written(path, str(error)) from error
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+        if found != len(features):
+            raise _not_written(path, f"{found} of {len(features)} features came back")
+
+
+def _prepared(features: "gpd.GeoDataFrame", driver: str) -> "tuple[gpd.GeoDataFrame]":
+    return (features.to_crs("EPSG:4326") if driver == "GeoJSON" and features.crs is not None else features,)
+
+
+def _options(driver: str) -> dict[str, Any]:
+    if driver == "GeoJSON":
+        return {"RFC7946": "YES"}
+    return {"geometry_type": "Polygon"}
+
+
+def _not_written(path: Path, reason: str) -> OutputError:
+    advice = "Free space or choose another folder, then run again."
+    return OutputError(path, f"not written ({reason})", "a writable folder with space left", advice)

@@ -1,0 +1,257 @@
+"""predict: windows that blend without a seam, masks on the input's grid, polygons."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given, settings, strategies
+
+import predict.predict as stage
+from predict.predict import Predictor, Tally, Targets, blend_weights, main, mirrored, parts, predict_raster, starts
+from roofkit.errors import MismatchError, MissingInputError
+from roofkit.settings import PredictArgs, RasterArgs
+
+SIDE = 32
+
+
+def test_starts_by_hand():
+    assert starts(100, 40, 0.25) == [0, 30, 60]
+    assert starts(105, 40, 0.25) == [0, 30, 60, 65]
+    assert starts(40, 40, 0.25) == [0]
+    assert starts(10, 40, 0.25) == [0]
+    assert starts(80, 40, 0.0) == [0, 40]
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=strategies.integers(1, 400), size=strategies.integers(1, 90), overlap=strategies.floats(0, 0.9))
+def test_windows_cover_a_side_and_their_shares_add_up_to_one(length, size, overlap):
+    offsets = starts(length, size, overlap)
+    total = np.zeros(length)
+    for offset, weight in zip(offsets, blend_weights(offsets, size, length), strict=True):
+        assert 0 <= offset <= max(0, length - size)
+        total[offset : offset + len(weight)] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+def test_blend_weights_by_hand():
+    first, second = blend_weights([0, 2], 4, 6)
+    np.testing.assert_allclose(first, [1, 1, 0.75, 0.25])
+    np.testing.assert_allclose(second, [0.25, 0.75, 1, 1])
+
+
+def test_parts_write_each_column_once_and_read_a_window_more(monkeypatch):
+    monkeypatch.setattr(stage, "PART_WIDTH", 512)
+    assert list(parts(1300, 32)) == [(0, 512, 0, 544), (512, 1024, 480, 1056), (1024, 1300, 992, 1300)]
+
+
+class Brightness:
+    """A stand-in for a network: the probability is the first band / 255, a pure function of each pixel."""
+
+    def predict_on_batch(self, batch):
+        return batch[..., :1] / 255
+
+
+class Position(Brightness):
+    """Another: each window's own horizontal position, so that neighbouring windows disagree everywhere."""
+
+    def predict_on_batch(self, batch):
+        ramp = np.linspace(0, 1, batch.shape[2], dtype=np.float32)
+        return np.broadcast_to(ramp[None, None, :, None], (*batch.shape[:3], 1))
+
+
+def predictor(tmp_path, network=None, *, threshold=0.5, **facts):
+    values = dict(
+        model=network or Brightness(), threshold=threshold, frame_size=(SIDE, SIDE), input_size=(SIDE, SIDE),
+        band_names=(), data_format="channels_last", num_classes=1, channels=1,
+    )  # fmt: skip
+    made = Predictor(tmp_path / "model.h5", PredictArgs(batch_size=3))
+    made.__dict__["loaded"] = SimpleNamespace(**(values | facts))
+    return made
+
+
+def scene(rows, cols):
+    return np.random.default_rng(3).integers(0, 256, (1, rows, cols), dtype=np.uint8)
+
+
+def read(path):
+    with rasterio.open(path) as src:
+        return src.read(1), src.dataset_mask() > 0, src.profile
+
+
+def test_mirrored_by_hand():
+    np.testing.assert_array_equal(mirrored(np.array([[[1, 2]]]), (2, 5)), [[[1, 2, 2, 1, 1], [1, 2, 2, 1, 1]]])
+
+
+@pytest.mark.parametrize("shape", [(300, 600), (20, 31), (33, 700), (256, 256), (601, 40)])
+@pytest.mark.parametrize("part_width", [8192, 256])
+def test_each_pixel_gets_its_own_probability(make_raster, tmp_path, monkeypatch, shape, part_width):
+    monkeypatch.setattr(stage, "PART_WIDTH", part_width)
+    pixels = scene(*shape)
+    targets = Targets(tmp_path / "masks", tmp_path / "probabilities")
+    predict_raster(make_raster(pixels), predictor(tmp_path), targets, rasters=RasterArgs())
+    probability = read(tmp_path / "probabilities" / "scene.tif")[0]
+    np.testing.assert_allclose(probability, pixels[0] / 255, atol=1e-5)
+    mask, _, profile = read(tmp_path / "masks" / "scene.tif")
+    np.testing.assert_array_equal(mask, np.where(pixels[0] >= 127.5, 255, 0))
+    assert (profile["dtype"], profile["count"], profile["crs"].to_epsg()) == ("uint8", 1, 32644)
+
+
+def test_no_seam_where_windows_disagree(make_raster, tmp_path):
+    targets = Targets(tmp_path / "masks", tmp_path / "probabilities")
+    predict_raster(make_raster(scene(64, 300)), predictor(tmp_path, Position()), targets, rasters=RasterArgs())
+    probability = read(tmp_path / "probabilities" / "scene.tif")[0]
+    assert np.abs(np.diff(probability, axis=1)).max() < 0.15  # side by side, windows would jump by 1
+    assert np.abs(np.diff(probability, axis=0)).max() < 1e-5
+
+
+def test_invalid_pixels_are_0_and_invalid(make_raster, tmp_path):
+    pixels = np.full((1, 40, 50), 200, np.uint8)
+    pixels[0, :, :7] = 0
+    path = make_raster(pixels, nodata=0)
+    tally, _ = predict_raster(path, predictor(tmp_path), Targets(tmp_path / "m", tmp_path / "p"), rasters=RasterArgs())
+    mask, valid, _ = read(tmp_path / "m" / "scene.tif")
+    assert not mask[:, :7].any()
+    assert not valid[:, :7].any()
+    assert (mask[:, 7:] == 255).all()
+    assert valid[:, 7:].all()
+    assert not read(tmp_path / "p" / "scene.tif")[0][:, :7].any()
+    assert tally == Tally(valid=40 * 43, roof=40 * 43, highest=pytest.approx(200 / 255))
+
+
+def test_two_classes_and_channels_first(make_raster, tmp_path):
+    class Classes:
+        def predict_on_batch(self, batch):
+            assert batch.shape[1] == 1  # (frames, bands, rows, cols)
+            return np.concatenate([1 - batch / 255, batch / 255], axis=1)
+
+    pixels = scene(40, 40)
+    made = predictor(tmp_path, Classes(), data_format="channels_first", num_classes=2)
+    predict_raster(make_raster(pixels), made, Targets(tmp_path / "m", tmp_path / "p"), rasters=RasterArgs())
+    np.testing.assert_allclose(read(tmp_path / "p" / "scene.tif")[0], pixels[0] / 255, atol=1e-5)
+
+
+def test_frames_are_resized_for_the_network_and_back(make_raster, tmp_path):
+    pixels = np.zeros((1, 64, 64), np.uint8)
+    pixels[:, 16:48, 16:48] = 255
+    made = predictor(tmp_path, frame_size=(64, 64), input_size=(32, 32))
+    predict_raster(make_raster(pixels), made, Targets(tmp_path / "m"), rasters=RasterArgs())
+    np.testing.assert_array_equal(read(tmp_path / "m" / "scene.tif")[0] > 0, pixels[0] > 0)
+
+
+def test_another_number_of_bands_is_refused(make_raster, tmp_path):
+    path = make_raster(np.zeros((8, 40, 40), np.uint16))
+    with pytest.raises(MismatchError, match=r"8 bands; expected 1, as .*model\.h5 takes"):
+        predict_raster(path, predictor(tmp_path), Targets(tmp_path / "m"), rasters=RasterArgs())
+    assert not list(tmp_path.glob("m/*"))
+
+
+def test_polygons_need_a_crs(make_raster, tmp_path):
+    path = make_raster(scene(40, 40), crs=None)
+    with pytest.raises(MissingInputError, match="no CRS"):
+        predict_raster(
+            path, predictor(tmp_path), Targets(tmp_path / "m", vectors=tmp_path / "v.gpkg"), rasters=RasterArgs()
+        )
+
+
+@pytest.fixture
+def fake_model(monkeypatch, tmp_path):
+    """A model file whose loading gives the stand-in network."""
+    pytest.importorskip("unet.model_file")
+    (tmp_path / "model.h5").write_bytes(b"model")
+    monkeypatch.setattr("unet.model_file.load_model", lambda path: predictor(tmp_path).loaded)
+    return str(tmp_path / "model.h5")
+
+
+def bright_roofs():
+    pixels = np.zeros((1, 300, 300), np.uint8)
+    pixels[:, 20:40, 30:50] = 255  # 20 x 20 px of 0.5 m: 100 m2
+    pixels[:, 250:262, 100:110] = 204  # across the edge of a block: 30 m2
+    return pixels
+
+
+def test_main_writes_masks_and_polygons_and_keeps_them(fake_model, make_raster, tmp_path, capsys):
+    import geopandas as gpd
+
+    make_raster(bright_roofs(), "scenes/a.tif")
+    line = [fake_model, str(tmp_path / "scenes"), str(tmp_path / "out"), "--vectors", str(tmp_path / "roofs.gpkg")]
+    assert main([*line, "--json", "--quiet"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["made"], report["kept"], report["footprints"], report["threshold"]) == (1, 0, 2, 0.5)
+    roofs = gpd.read_file(tmp_path / "roofs.gpkg")
+    assert roofs.crs.to_epsg() == 32644
+    assert list(roofs["scene"]) == ["a", "a"]
+    np.testing.assert_allclose(roofs["area_m2"], [100, 30], rtol=2e-3)
+    np.testing.assert_allclose(roofs["mean_probability"], [1.0, 0.8], atol=1e-3)
+    np.testing.assert_allclose(roofs.geometry.iloc[0].bounds, (735015, 2959980, 735025, 2959990))
+    before = {p.name: p.read_bytes() for p in [tmp_path / "out" / "a.tif", tmp_path / "roofs.gpkg"]}
+    assert main([*line, "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["kept"] == 1
+    assert main([*line, "--overwrite", "--quiet"]) == 0
+    assert {p.name: p.read_bytes() for p in [tmp_path / "out" / "a.tif", tmp_path / "roofs.gpkg"]} == before
+
+
+@pytest.mark.parametrize("name", ["roofs.geojson", "roofs.parquet", "roofs.fgb"])
+def test_polygons_by_suffix(fake_model, make_raster, tmp_path, name):
+    import geopandas as gpd
+
+    path = make_raster(bright_roofs())
+    assert main([fake_model, str(path), str(tmp_path / "out"), "--vectors", str(tmp_path / name), "--quiet"]) == 0
+    roofs = gpd.read_parquet(tmp_path / name) if name.endswith("parquet") else gpd.read_file(tmp_path / name)
+    assert sorted(roofs["area_m2"].round()) == [30, 100]
+    assert roofs.crs.to_epsg() == (4326 if name.endswith("geojson") else 32644)
+
+
+def test_small_roofs_are_left_out(fake_model, make_raster, tmp_path, capsys):
+    settings_path = tmp_path / "settings.json"
+    settings_path.write_text(json.dumps({"predict_args": {"min_area": 50}}))
+    line = [fake_model, str(make_raster(bright_roofs())), str(tmp_path / "out"), "--settings", str(settings_path)]
+    main([*line, "--vectors", str(tmp_path / "roofs.gpkg"), "--json", "--quiet"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["footprints"] == 1
+
+
+def test_no_roof_at_all_is_said_and_an_empty_file_written(fake_model, make_raster, tmp_path, capsys):
+    import geopandas as gpd
+
+    path = make_raster(np.full((1, 40, 40), 51, np.uint8))
+    line = [fake_model, str(path), str(tmp_path / "out"), "--vectors", str(tmp_path / "roofs.gpkg"), "--quiet"]
+    assert main(line) == 0
+    assert "every mask is blank: the highest probability is 0.2000, the threshold 0.5000" in capsys.readouterr().err
+    assert len(gpd.read_file(tmp_path / "roofs.gpkg")) == 0
+
+
+def test_a_project_gets_frames_then_scenes(fake_model, make_raster, tmp_path, capsys):
+    make_raster(bright_roofs(), "data/scenes/town.tif")
+    make_raster(bright_roofs()[:, :32, :32], "data/val_frames/val_0.tif")
+    line = [fake_model, "--data", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--json", "--quiet"]
+    assert main(line) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    made = [tmp_path / "results" / name for name in ("predictions/val_0.tif", "map/town.tif", "footprints.gpkg")]
+    assert all(path.is_file() for path in made)
+    assert report["rasters"] == 2
+    assert report["footprints"] == 2
+
+
+def test_nothing_to_predict_and_no_model(fake_model, tmp_path, capsys):
+    folders = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    assert main([fake_model, *folders]) == 1
+    assert "neither val_frames nor scenes" in capsys.readouterr().err
+    assert main(folders) == 1
+    assert "no such model" in capsys.readouterr().err
+
+
+def test_threshold_and_suffix_are_checked_before_the_work(fake_model, make_raster, tmp_path, capsys):
+    path = str(make_raster(bright_roofs()))
+    assert main([fake_model, path, str(tmp_path / "out"), "--threshold", "1.5"]) == 1
+    assert "--threshold" in capsys.readouterr().err
+    assert main([fake_model, path, str(tmp_path / "out"), "--vectors", str(tmp_path / "roofs.txt")]) == 1
+    assert "expected one of .gpkg .geojson .fgb .parquet" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_scenes_of_one_name_are_refused(fake_model, make_raster, tmp_path, capsys):
+    make_raster(bright_roofs(), "s/a.tif")
+    make_raster(bright_roofs(), "s/a.tiff")
+    assert main([fake_model, str(tmp_path / "s"), str(tmp_path / "out")]) == 1
+    assert "the same name as" in capsys.readouterr().err
