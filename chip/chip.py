@@ -8,6 +8,7 @@ The right and lower edge is padded; padding is marked invalid in the chip's inte
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,10 @@ from roofkit.errors import BadInputError, MismatchError, SettingsError
 from roofkit.raster import (
     Pixels,
     Valid,
-    band_names,
-    data_bands,
     grid_of,
     is_rgb,
     open_raster,
+    own_names,
     raster_digest,
     raster_files,
     read_pixels,
@@ -106,21 +106,21 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
     """
     scenes = raster_files(src)
     _check_names(scenes)
+    rows = [row for scene in scenes for row in _chip_rows(scene, dst, settings)]
+    keys = _chip_keys(rows, scenes, settings, rasters)
     with Outputs(dst, "chip", overwrite=run.overwrite) as outputs:
-        rows = [row for scene in scenes for row in _chip_rows(scene, dst, settings)]
-        keys = _chip_keys(rows, scenes, settings, rasters)
         todo = set(outputs.plan(keys))
         tasks = [row for row in rows if any(chip_name(row.scene, row.row, col) in todo for col in row.cols)]
         work = partial(_cut_row, settings=settings, rasters=rasters, todo=frozenset(todo))
-        done = map_items(work, tasks, workers=run.workers)
         made: set[str] = set()
-        for cut in progress(done, len(tasks), "chip", quiet=run.quiet):
-            for name, valid_fraction in cut.items():
-                if valid_fraction < settings.min_valid:
-                    outputs.leave_out(name)
-                else:
-                    outputs.record(name, keys[name], valid_fraction=valid_fraction)
-                    made.add(name)
+        with closing(map_items(work, tasks, workers=run.workers)) as done:
+            for cut in progress(done, len(tasks), "chip", quiet=run.quiet):
+                for name, valid_fraction in cut.items():
+                    if valid_fraction < settings.min_valid:
+                        outputs.leave_out(name)
+                    else:
+                        outputs.record(name, keys[name], valid_fraction=valid_fraction)
+                        made.add(name)
         outputs.finish()
         kept = [name for name in keys if outputs.has(name)]
         if not kept:
@@ -174,8 +174,8 @@ def _cut_chip(src: DatasetReader, task: ChipRow, col: int, settings: ChipArgs, r
     if fraction >= settings.min_valid:
         path = task.folder / chip_name(task.scene, task.row, col)
         grid = grid_of(src).window(full)
-        names = band_names(src) if any(src.descriptions[i - 1] for i in data_bands(src)) else None
-        write_raster(path, pixels, valid, grid, nodata=src.nodata, names=names, rgb=is_rgb(src), settings=rasters)
+        shared = dict(nodata=src.nodata, names=own_names(src), rgb=is_rgb(src), settings=rasters)
+        write_raster(path, pixels, valid, grid, **shared)
     return fraction
 
 

@@ -9,20 +9,20 @@ that both match; modification times are never looked at.
 import contextlib
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, TextIO
 
 from roofkit.errors import LockedError, OutputError
 
 PART = ".part-"
+COMPANIONS = ("", "-journal", "-wal", "-shm", ".aux.xml")  # what libraries put beside a file that they are writing
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 
 
@@ -53,12 +53,22 @@ def committed(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(PART + path.name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_part(path)
+            yield part
+            _flush(part)
+            os.replace(part, path)
+            _flush(path.parent)
+    finally:
         _remove_part(path)
-        yield part
-        _flush(part)
-        os.replace(part, path)
-        _flush(path.parent)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn the system's complaints about a disk or folder into an OutputError that names `path`."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in DISK_ERRORS or isinstance(error, OutputError):
             raise
@@ -66,14 +76,12 @@ def committed(path: Path) -> Iterator[Path]:
         raise OutputError(
             path, f"not written ({error.strerror})", "a writable folder with space left", advice
         ) from error
-    finally:
-        _remove_part(path)
 
 
 def _remove_part(path: Path) -> None:
     """Remove what an interrupted write of `path` left, a database's journal included."""
-    for leftover in path.parent.glob(glob.escape(PART + path.name) + "*"):
-        leftover.unlink(missing_ok=True)
+    for suffix in COMPANIONS:
+        path.with_name(PART + path.name + suffix).unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -132,7 +140,8 @@ class Outputs:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._log:
-            self._log.close()
+            with contextlib.suppress(OSError):  # on a full disk: what it held is not finished, and will be made again
+                self._log.close()
         for name in self._planned:
             _remove_part(self.folder / name)
         if self._held:
@@ -151,9 +160,10 @@ class Outputs:
         if not self.overwrite:
             for name in todo:
                 self._check_free(name)
-        for name in sorted(set(self._records) - set(keys)):
+        for name in sorted((set(self._records) | self._planned) - set(keys)):
+            _remove_part(self.folder / name)
             (self.folder / name).unlink(missing_ok=True)
-            del self._records[name]
+            self._records.pop(name, None)
         self._planned = set(todo)
         self._rewrite()
         return todo
@@ -162,10 +172,11 @@ class Outputs:
         """Note that `name` is finished, with facts that a later run reports without looking at the artifact again."""
         entry = {"name": name, "key": key, "sha256": digest(self.folder / name), **facts}
         self._records[name] = entry
-        if self._log is None:
-            self._log = self._ledger.open("a", encoding="utf-8")
-        self._log.write(json.dumps(entry) + "\n")
-        self._log.flush()
+        with _disk_errors(self._ledger):
+            if self._log is None:
+                self._log = self._ledger.open("a", encoding="utf-8")
+            self._log.write(json.dumps(entry) + "\n")
+            self._log.flush()
 
     def leave_out(self, name: str) -> None:
         """Note that `name` is not to exist, and remove what an earlier run made of it."""
@@ -175,6 +186,10 @@ class Outputs:
     def has(self, name: str) -> bool:
         """Whether `name` is finished."""
         return name in self._records
+
+    def owns(self, name: str) -> bool:
+        """Whether an earlier run of this stage finished `name`, or had set out to write it."""
+        return name in self._records or name in self._planned
 
     def facts(self, name: str) -> dict[str, Any]:
         """What was recorded with `name`."""
@@ -225,11 +240,18 @@ def _read_ledger(path: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if not isinstance(entry, dict):
+            continue
         if "planned" in entry:
-            planned = set(entry["planned"])
-        elif {"name", "key", "sha256"} <= set(entry):
+            planned = {name for name in entry["planned"] if _stays_inside(name)}
+        elif {"name", "key", "sha256"} <= set(entry) and _stays_inside(entry["name"]):
             records[entry["name"]] = entry
     return records, planned
+
+
+def _stays_inside(name: Any) -> bool:
+    """Whether a name in a ledger, which somebody may have edited, is one of a file in the ledger's own folder."""
+    return isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
 def _lock(path: Path) -> TextIO:
@@ -245,12 +267,13 @@ def _lock(path: Path) -> TextIO:
             raise LockedError(
                 path.parent, f"locked by {holder}", "no other run on this output", "Wait for it, or stop it."
             ) from None
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
         file.close()  # the holder removed its file between our open and our lock
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file
 
 

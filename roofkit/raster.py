@@ -5,6 +5,7 @@ alpha band or nodata) defines it, and never where a band is NaN.
 """
 
 import contextlib
+import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -204,9 +205,10 @@ class RasterWriter:
         """
         window = window or Window(0, 0, self._dst.width, self._dst.height)
         mask = None if valid is None else np.where(valid, np.uint8(255), np.uint8(0))
-        self._dst.write(pixels, window=window)
-        if mask is not None:
-            self._dst.write_mask(mask, window=window)
+        with _libtiff_silent():
+            self._dst.write(pixels, window=window)
+            if mask is not None:
+                self._dst.write_mask(mask, window=window)
         self._written.append((window, _checksum(pixels), _checksum(mask)))
 
     def verify(self, part: Path) -> None:
@@ -224,6 +226,29 @@ class RasterWriter:
 
 def _checksum(array: Pixels | None) -> int:
     return 0 if array is None else zlib.crc32(np.ascontiguousarray(array).data.cast("B")) or 1
+
+
+@contextlib.contextmanager
+def _libtiff_silent() -> Iterator[None]:
+    """Keep libtiff from printing past every error handler on a full disk; rasterio or `verify` raises all the same."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _new_dataset(path: Path, profile: dict[str, Any]) -> Iterator[DatasetWriter]:
+    dst = rasterio.open(path, "w", **profile)
+    try:
+        yield dst
+    finally:
+        with _libtiff_silent():
+            dst.close()
 
 
 def _not_written(path: Path, reason: str) -> OutputError:
@@ -264,7 +289,7 @@ def create_raster(
     profile |= dict(nodata=nodata, photometric="rgb" if rgb else "minisblack", alpha="no", sparse_ok=sparse)
     with committed(path) as part, gdal_env():
         try:
-            with rasterio.open(part, "w", **profile) as dst:
+            with _new_dataset(part, profile) as dst:
                 for band, name in enumerate(names or (), start=1):
                     dst.set_band_description(band, name)
                 writer = RasterWriter(dst, path)
@@ -275,8 +300,9 @@ def create_raster(
 
 
 def write_raster(path: Path, pixels: Pixels, valid: Valid | None, grid: Grid, **options: Any) -> None:
-    """Write a whole raster; options as for `create_raster`. Without an internal mask where all pixels are valid."""
-    mask = None if valid is None or valid.all() else valid
+    """Write a whole raster; options as for `create_raster`. Without an internal mask where it would say nothing."""
+    tagged = options.get("nodata") is not None  # then only a mask can say that a pixel of that value was measured
+    mask = None if valid is None or (valid.all() and not tagged) else valid
     with create_raster(path, grid, bands=pixels.shape[0], dtype=pixels.dtype.name, **options) as dst:
         dst.write(pixels, mask)
 

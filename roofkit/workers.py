@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
@@ -31,6 +31,8 @@ def map_items(work: Callable[[Item], Result], items: Sequence[Item], *, workers:
         items: What to work on; each must survive pickling when there are several workers.
         workers: Processes; None: one for each core. With 1, or one item, everything runs in this process.
 
+    Wrap the call in `contextlib.closing`: an error in the loop over the results then first ends the workers.
+
     Raises:
         OutputError: A worker process was killed (out of memory, most often).
     """
@@ -43,6 +45,7 @@ def map_items(work: Callable[[Item], Result], items: Sequence[Item], *, workers:
     try:
         yield from _in_order(pool, work, items, count * AHEAD)
     except BrokenProcessPool:
+        _stop(pool)
         raise OutputError(
             "workers", "a worker process was killed", "enough memory for all", "Run again with fewer --workers."
         ) from None
@@ -57,17 +60,36 @@ def _in_order(
     pool: ProcessPoolExecutor, work: Callable[[Item], Result], items: Sequence[Item], ahead: int
 ) -> Iterator[Result]:
     rest = iter(items)
-    waiting: list[Future[Result]] = [pool.submit(work, item) for item in islice(rest, ahead)]
+    waiting: list[Future[Result]] = [_submit(pool, work, item) for item in islice(rest, ahead)]
     while waiting:
-        result = waiting.pop(0).result()
-        waiting.extend(pool.submit(work, item) for item in islice(rest, 1))
+        result = _result(pool, waiting.pop(0))
+        waiting.extend(_submit(pool, work, item) for item in islice(rest, 1))
         yield result
+
+
+def _result(pool: ProcessPoolExecutor, future: Future[Result]) -> Result:
+    """Wait for a task; the pool itself waits for ever when a worker is killed while it hands over a result."""
+    while not wait([future], timeout=1).done:
+        if any(process.exitcode is not None for process in list((pool._processes or {}).values())):
+            raise BrokenProcessPool
+    return future.result()
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[[Item], Result], item: Item) -> Future[Result]:
+    """Hand out a task. A worker that this starts inherits a blocked Ctrl-C, which here only waits a moment."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(work, item)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
     """End workers at once: what they were writing has not got its final name."""
     for process in list((pool._processes or {}).values()):
         process.terminate()
+    if pool._result_queue:  # so that the pool finds the end of a result that was handed over only in part
+        pool._result_queue._writer.close()
 
 
 def _start_worker() -> None:

@@ -1,0 +1,114 @@
+"""workers: order, errors, killed processes, and named problems that cross a process boundary whole."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from roofkit.errors import BadInputError, LockedError, MissingInputError, OutputError, RoofError
+from roofkit.workers import cores, map_items
+
+
+def slow_square(number: int) -> int:
+    time.sleep(0.05 if number == 0 else 0)  # the first is the last to end
+    return number * number
+
+
+def fail_at_three(number: int) -> int:
+    if number == 3:
+        raise BadInputError("three.tif", "a three", "another number", "Leave it out.")
+    return number
+
+
+def die_at_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def process_number(number: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_the_order_of_the_items(workers):
+    assert list(map_items(slow_square, range(30), workers=workers)) == [n * n for n in range(30)]
+
+
+def test_one_worker_or_one_item_runs_here():
+    assert set(map_items(process_number, range(3), workers=1)) == {os.getpid()}
+    assert list(map_items(process_number, [0], workers=8)) == [os.getpid()]
+    assert os.getpid() not in set(map_items(process_number, range(4), workers=2))
+
+
+def test_nothing_to_do():
+    assert list(map_items(slow_square, [], workers=2)) == []
+    assert cores() >= 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_ends_the_run_after_the_results_before_it(workers):
+    seen = []
+    with pytest.raises(BadInputError, match=r"^three.tif: a three; expected another number. Leave it out.$") as caught:
+        seen.extend(map_items(fail_at_three, range(6), workers=workers))
+    assert caught.value.where == "three.tif"
+
+
+def test_a_killed_worker_is_a_named_problem():
+    message = "workers: a worker process was killed; expected enough memory for all. Run again with fewer --workers."
+    with pytest.raises(OutputError, match=f"^{message}$"):
+        list(map_items(die_at_two, range(6), workers=2))
+
+
+@pytest.mark.parametrize("kind", [RoofError, BadInputError, MissingInputError, OutputError, LockedError])
+def test_a_pickled_error_keeps_its_line(kind):
+    error = kind(Path("a b.tif"), "found\nthis", "that", "Do so.")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.where) == (kind, "a b.tif: found this; expected that. Do so.", "a b.tif")
+
+
+SCRIPT = """
+import sys, time
+from roofkit.workers import map_items
+def wait(number):
+    open(f"{sys.argv[1]}/{number}", "w").close()
+    time.sleep(60)
+if __name__ == "__main__":
+    list(map_items(wait, range(4), workers=2))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_main_process(tmp_path, number):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "started").mkdir()
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "started")]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(list((tmp_path / "started").iterdir())) == 2)
+    os.kill(process.pid, number)
+    assert process.wait(timeout=5) == -number
+    wait_until(lambda: not alive(process.pid))
+
+
+def alive(group: int) -> bool:
+    """Whether any process of a group is left, zombies apart (a container may have nobody to collect them)."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rsplit(")", 1)[1].split()[:3]
+        except OSError:
+            continue
+        if int(its_group) == group and state != "Z":
+            return True
+    return False
+
+
+def wait_until(holds: object, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
