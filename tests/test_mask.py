@@ -1,0 +1,335 @@
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from conftest import TRANSFORM, UTM, real
+from rasterio.crs import CRS
+
+from mask.mask import draw, extent, footprint, local_crs, main, roof_mask, touching
+from roofkit.raster import Grid
+
+METAL = "\"roof:material\" IN ('tin','metal')"
+LEFT, TOP = TRANSFORM.c, TRANSFORM.f  # of half-metre pixels
+
+
+def pixel_box(col: float, row: float, end_col: float, end_row: float) -> shapely.Polygon:
+    """A rectangle in pixel coordinates of the usual test raster, as a polygon in UTM."""
+    corners = [TRANSFORM @ (col, row), TRANSFORM @ (end_col, end_row)]
+    return shapely.box(*corners[0], *corners[1])
+
+
+def write_labels(path: Path, rows: dict[str, shapely.Polygon], crs: str = UTM, to: str | None = None) -> Path:
+    labels = gpd.GeoDataFrame({"kind": [name.split()[0] for name in rows]}, geometry=list(rows.values()), crs=crs)
+    labels.to_crs(to or crs).to_file(path)
+    return path
+
+
+def read(path: Path) -> tuple[np.ndarray, np.ndarray, dict]:
+    with rasterio.open(path) as src:
+        return src.read(1), src.dataset_mask(), dict(src.profile, flags=src.mask_flag_enums)
+
+
+def test_draw_takes_pixels_whose_centre_is_inside():
+    half = shapely.box(0, 0, 1.6, 1)  # centres at 0.5 and 1.5, of the lower row only
+    expected = [[False, False, False], [True, True, False]]
+    assert draw([half], Affine(1, 0, 0, 0, -1, 2), (2, 3)).tolist() == expected
+    touched = draw([shapely.box(0.1, 0.1, 1.2, 0.9)], Affine(1, 0, 0, 0, -1, 2), (2, 3), all_touched=True)
+    assert touched.tolist() == expected
+    assert not draw([], Affine.identity(), (2, 3)).any()
+
+
+def test_draw_on_a_turned_grid():
+    turned = Affine(0, 1, 0, 1, 0, 0)  # x is the row, y the column
+    assert draw([shapely.box(0, 0, 1, 2)], turned, (2, 3)).tolist() == [[True, True, False], [False, False, False]]
+
+
+def test_roof_mask():
+    roof = np.array([[True, True, False, False, True]])
+    unknown = np.array([[False, True, True, False, False]])
+    frame_valid = np.array([[True, True, True, True, False]])
+    pixels, valid = roof_mask(roof, unknown, frame_valid)
+    assert pixels.tolist() == [[[255, 255, 0, 0, 0]]]
+    assert pixels.dtype == np.uint8
+    assert valid.tolist() == [[True, True, False, True, False]]
+
+
+def test_touching_gives_each_outline_its_shapes():
+    shapes = np.array([shapely.box(0, 0, 1, 1), shapely.box(5, 0, 6, 1), shapely.box(0, 0, 6, 1)])
+    outlines = [shapely.box(4, 0, 7, 1), shapely.box(20, 0, 21, 1), shapely.box(-1, 0, 0.5, 1)]
+    assert [rows.tolist() for rows in touching(shapes, outlines)] == [[1, 2], [], [0, 2]]
+    assert [rows.tolist() for rows in touching(np.array([], object), outlines)] == [[], [], []]
+
+
+def test_footprint_and_extent():
+    grid = Grid(CRS.from_string(UTM), Affine(2, 0, 10, 0, -2, 20), 3, 4)
+    assert footprint(grid).bounds == (10, 14, 18, 20)
+    assert extent((1.23456, 2, 3, 4)) == "1.2346..3.0000, 2.0000..4.0000"
+    assert extent((735000, 2959968, 735032, 2960000)) == "735000..735032, 2959968..2960000"
+    assert extent(None) == "outside it"
+
+
+def test_local_crs_begins_with_the_zone():
+    found = local_crs((83.3, 26.7, 83.4, 26.8))
+    assert [next(found).to_epsg() for _ in range(3)] == [32644, 32744, 32643]
+    assert next(local_crs((179, 0, 179.5, 1))).to_epsg() == 32660
+
+
+@pytest.fixture
+def place(make_raster, tmp_path):
+    """Two frames side by side, the second with an unmeasured corner, and labels in lon/lat."""
+    image = np.arange(3 * 12 * 16, dtype="uint16").reshape(3, 12, 16)
+    make_raster(image, "frames/a.tif")
+    valid = np.ones((12, 16), bool)
+    valid[:4, :5] = False
+    make_raster(image, "frames/b.tif", transform=TRANSFORM @ Affine.translation(16, 0), valid=valid)
+    rows = {
+        "tin 1": pixel_box(2, 1, 6, 4),  # in a
+        "tin 2": pixel_box(14, 6, 19, 9),  # across both
+        "tin 3": pixel_box(18, 2, 24, 6),  # in b, partly unmeasured
+        "brick": pixel_box(8, 1, 11, 3),
+        "unknown": pixel_box(4, 2, 8, 6),  # partly under the first
+    }
+    return tmp_path, write_labels(tmp_path / "roofs.gpkg", rows, to="EPSG:4326")
+
+
+def run(*arguments: object) -> int:
+    return main([*map(str, arguments), "--quiet"])
+
+
+def test_masks_lie_on_their_frames(place, capsys):
+    folder, labels = place
+    dst = folder / "masks"
+    sql = ("--where", "kind = 'tin'", "--ignore", "kind = 'unknown'")
+    assert run(folder / "frames", labels, dst, *sql, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+
+    roof, valid, profile = read(dst / "a.tif")
+    expected = np.zeros((12, 16), "uint8")
+    expected[1:4, 2:6] = expected[6:9, 14:16] = 255
+    expected_valid = np.full((12, 16), 255)
+    expected_valid[2:6, 4:8] = 0
+    expected_valid[2:4, 4:6] = 255  # the roof wins
+    assert np.array_equal(roof, expected)
+    assert np.array_equal(valid, expected_valid)
+    assert (profile["crs"], profile["transform"], profile["dtype"], profile["count"]) == (UTM, TRANSFORM, "uint8", 1)
+
+    roof, valid, _ = read(dst / "b.tif")
+    expected = np.zeros((12, 16), "uint8")
+    expected[6:9, 0:3] = expected[2:6, 2:8] = 255
+    expected[:4, :5] = 0  # nothing was measured there
+    assert np.array_equal(roof, expected)
+    assert np.array_equal(valid == 0, np.pad(np.ones((4, 5), bool), ((0, 8), (0, 11))))
+
+    assert report["masks_made"] == 2
+    assert (report["features"], report["selected"], report["on_imagery"], report["ignored"]) == (5, 3, 3, 1)
+    assert report["empty_masks"] == 0
+    assert report["roof_fraction"] == pytest.approx((18 + 27) / (192 - 12 + 192 - 20))
+
+
+def test_no_internal_mask_where_all_is_valid(place):
+    folder, labels = place
+    assert run(folder / "frames" / "a.tif", labels, folder / "masks", "--where", "kind = 'tin'") == 0
+    assert [flag.name for flag in read(folder / "masks" / "a.tif")[2]["flags"][0]] == ["all_valid"]
+
+
+def test_all_touched(place):
+    folder, _ = place
+    labels = write_labels(folder / "sliver.gpkg", {"tin": pixel_box(2.1, 1.1, 3.2, 1.4)})
+    for options, count in ((), 0), (("--all-touched",), 2):
+        assert run(folder / "frames" / "a.tif", labels, folder / f"masks{count}", *options) == 0
+        assert np.count_nonzero(read(folder / f"masks{count}" / "a.tif")[0]) == count
+
+
+def test_float_frames_are_invalid_at_nan(make_raster, tmp_path):
+    image = np.ones((2, 8, 8), "float32")
+    image[1, 0, 3] = np.nan
+    make_raster(image, "frames/f.tif")
+    labels = write_labels(tmp_path / "r.gpkg", {"tin": pixel_box(0, 0, 8, 8)})
+    assert run(tmp_path / "frames", labels, tmp_path / "masks") == 0
+    roof, valid, _ = read(tmp_path / "masks" / "f.tif")
+    assert np.argwhere(valid == 0).tolist() == np.argwhere(roof == 0).tolist() == [[0, 3]]
+
+
+def test_an_edited_polygon_remakes_only_its_masks(place, capsys):
+    folder, labels = place
+    arguments = (folder / "frames", labels, folder / "masks", "--json")
+    assert run(*arguments) == 0
+    before = (folder / "masks" / "a.tif").read_bytes()
+    assert run(*arguments) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["masks_kept"] == 2
+    frame = gpd.read_file(labels).iloc[[0, 1, 3, 4]]  # without "tin 3", which only b has
+    labels.unlink()
+    frame.to_file(labels)
+    assert run(*arguments) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["masks_made"], report["masks_kept"]) == (1, 1)
+    assert (folder / "masks" / "a.tif").read_bytes() == before
+    assert run(*arguments, "--overwrite") == 0
+    assert (folder / "masks" / "a.tif").read_bytes() == before
+
+
+def test_large_frames_are_drawn_in_windows(monkeypatch, make_raster, tmp_path):
+    generator = np.random.default_rng(0)
+    make_raster(np.ones((40, 56), "uint8"), "frames/all.tif")
+    make_raster(np.ones((40, 56), "uint8"), "frames/part.tif", valid=generator.random((40, 56)) > 0.3)
+    make_raster(np.ones((40, 56), "uint8"), "frames/none.tif", valid=np.zeros((40, 56)))
+    rows = {"tin": pixel_box(3, 2, 30, 20), "tin 2": pixel_box(40, 30, 55, 39), "unknown": pixel_box(20, 10, 50, 35)}
+    labels = write_labels(tmp_path / "r.gpkg", rows)
+    masks = {}
+    for window in (1024, 16):
+        monkeypatch.setattr("mask.mask.WINDOW", window)
+        dst = tmp_path / f"masks{window}"
+        assert run(tmp_path / "frames", labels, dst, "--where", "kind = 'tin'", "--ignore", "kind = 'unknown'") == 0
+        masks[window] = [np.stack(read(dst / f"{name}.tif")[:2]) for name in ("all", "part", "none")]
+    for whole, parts in zip(*masks.values()):
+        assert np.array_equal(whole, parts)
+
+
+def test_every_core_gives_the_same(monkeypatch, place):
+    folder, labels = place
+    monkeypatch.setattr("mask.mask.POOL_FROM", 1)
+    for workers in (1, 2):
+        assert run(folder / "frames", labels, folder / f"masks{workers}", "--workers", workers) == 0
+    for name in ("a.tif", "b.tif"):
+        assert (folder / "masks1" / name).read_bytes() == (folder / "masks2" / name).read_bytes()
+
+
+def failure(capsys, *arguments: object) -> str:
+    assert run(*arguments) == 1
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("error: ")
+    assert "\n" not in line
+    return line
+
+
+def test_labels_on_the_wrong_continent(place, capsys):
+    folder, _ = place
+    labels = write_labels(folder / "rio.geojson", {"tin": shapely.box(-43.7, -23, -43.6, -22.9)}, crs="EPSG:4326")
+    line = failure(capsys, folder / "frames", labels, folder / "masks")
+    assert "the labels span -43.7000..-43.6000, -23.0000..-22.9000 in EPSG:4326" in line
+    assert "No usual CRS brings them together" in line
+    assert not (folder / "masks" / "a.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("real_crs", "scale", "swap", "said", "words"),
+    [
+        (UTM, 1, False, "EPSG:4326", "EPSG:32644: correct it"),
+        (UTM, 1, False, "EPSG:32645", "EPSG:32644: correct it"),
+        ("EPSG:3857", 1, False, UTM, "EPSG:3857: correct it"),
+        ("EPSG:4326", 1, True, "EPSG:4326", "EPSG:4326 with its axes swapped"),
+        (UTM, 1 / 0.3048, False, UTM, "EPSG:32644 in feet"),
+        ("EPSG:32643", 1, False, UTM, "EPSG:32643: correct it"),
+        ("EPSG:24344", 1, False, "EPSG:3857", "EPSG:"),
+    ],
+)
+def test_the_crs_that_would_fit_is_named(place, capsys, real_crs, scale, swap, said, words):
+    folder, _ = place
+    row = gpd.GeoSeries([pixel_box(2, 1, 6, 4)], crs=UTM).to_crs(real_crs)
+    geometry = shapely.transform(row.to_numpy(), lambda xy: (xy[:, ::-1] if swap else xy) * scale)
+    labels = folder / "wrong.fgb"
+    gpd.GeoDataFrame({"kind": ["tin"]}, geometry=geometry, crs=said).to_file(labels)
+    line = failure(capsys, folder / "frames", labels, folder / "masks")
+    assert "no roof lies on the imagery: the labels span" in line
+    assert f"would lie on the imagery if their CRS were {words}" in line
+
+
+def test_frames_without_crs(make_raster, tmp_path, capsys):
+    make_raster(np.ones((1, 8, 8), "uint8"), "frames/f.tif", crs=None)
+    labels = write_labels(tmp_path / "r.gpkg", {"tin": pixel_box(0, 0, 8, 8)})
+    assert "f.tif: no CRS; expected a georeferenced frame" in failure(
+        capsys, tmp_path / "frames", labels, tmp_path / "m"
+    )
+
+
+def test_frames_of_one_name(make_raster, tmp_path, capsys):
+    make_raster(np.ones((1, 8, 8), "uint8"), "frames/f.tif")
+    make_raster(np.ones((1, 8, 8), "uint8"), "frames/f.tiff")
+    labels = write_labels(tmp_path / "r.gpkg", {"tin": pixel_box(0, 0, 8, 8)})
+    assert "the same name as" in failure(capsys, tmp_path / "frames", labels, tmp_path / "m")
+
+
+def test_other_failures(place, capsys):
+    folder, labels = place
+    frames, dst = folder / "frames", folder / "masks"
+    assert "no such file or folder" in failure(capsys, folder / "none", labels, dst)
+    assert "no such file or folder" in failure(capsys, frames, folder / "none.gpkg", dst)
+    assert 'kind" holds tin (3), brick (1)' in failure(capsys, frames, labels, dst, "--where", "kind = 'gold'")
+    assert 'the nearest: "kind"' in failure(capsys, frames, labels, dst, "--where", "knd = 'tin'")
+    assert "one of the layers 'roofs'" in failure(capsys, frames, labels, dst, "--layer", "rooves")
+    with pytest.raises(SystemExit, match="2"):
+        run("--where")
+
+
+def test_frames_without_a_roof_are_counted(place, make_raster, capsys):
+    folder, labels = place
+    make_raster(np.ones((1, 8, 8), "uint8"), "frames/c.tif", transform=TRANSFORM @ Affine.translation(500, 0))
+    make_raster(np.ones((1, 8, 8), "uint8"), "frames/d.tif", crs="EPSG:32645")
+    assert run(folder / "frames", labels, folder / "masks", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["empty_masks"], report["empty_share"]) == (2, 0.5)
+    assert not read(folder / "masks" / "c.tif")[0].any()
+
+
+def test_materials_unused_are_told(place, capsys):
+    folder, _ = place
+    labels = folder / "m.geojson"
+    shapes = [pixel_box(2, 1, 6, 4), pixel_box(8, 1, 11, 3)]
+    gpd.GeoDataFrame({"material": ["tin", "clay"]}, geometry=shapes, crs=UTM).to_crs(4326).to_file(labels)
+    assert run(folder / "frames", labels, folder / "masks") == 0
+    line = capsys.readouterr().err
+    assert 'every polygon counts as roof, but "material" holds tin (1), clay (1). Select with --where' in line
+
+
+def test_defaults_are_the_folders_that_settings_name(place, make_raster):
+    folder, labels = place
+    (folder / "chips").mkdir()
+    (folder / "frames" / "a.tif").rename(folder / "chips" / "a.tif")
+    (folder / "labels").mkdir()
+    labels.rename(folder / "labels" / "mine.gpkg")
+    assert run("--data", folder) == 0
+    assert read(folder / "masks" / "a.tif")[0].any()
+
+
+@pytest.fixture(scope="module")
+def banepa_chips(tmp_path_factory):
+    from chip.chip import main as chip
+
+    folder = tmp_path_factory.mktemp("banepa")
+    scenes = [str(path) for path in sorted(real("banepa/scenes").glob("*.tif"))[:6]]
+    for scene in scenes:
+        assert chip([scene, str(folder / Path(scene).stem), "--size", "256", "--workers", "1", "--quiet"]) == 0
+    (folder / "chips").mkdir()
+    for path in folder.glob("banepa*/*.tif"):
+        path.rename(folder / "chips" / path.name)
+    return folder / "chips"
+
+
+def test_real_town(banepa_chips, tmp_path, capsys):
+    labels = real("banepa/labels/roofs.geojson")
+    sql = ("--where", METAL, "--ignore", '"roof:material" IS NULL')
+    assert run(banepa_chips, labels, tmp_path, *sql, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["masks_made"], report["features"], report["selected"]) == (24, 1070, 384)
+    assert 0.02 < report["roof_fraction"] < 0.4
+    assert report["valid_fraction"] < 1
+    truth = gpd.read_file(labels, where=METAL).geometry.union_all()
+    for path in tmp_path.glob("*.tif"):
+        roof, _, profile = read(path)
+        outline = shapely.box(*rasterio.transform.array_bounds(256, 256, profile["transform"]))
+        pixel = outline.area / 256**2
+        assert np.count_nonzero(roof) == pytest.approx(truth.intersection(outline).area / pixel, rel=0.02, abs=60)
+
+
+def test_real_tiles_with_a_file_of_labels_each(tmp_path, capsys):
+    frames, labels = real("spacenet1_rio/8band"), real("spacenet1_rio/vectorData/geoJson")
+    assert run(frames, labels, tmp_path, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["masks_made"], report["features"], report["empty_masks"]) == (10, 119, 3)
+    assert run(real("landsat"), labels, tmp_path / "no") == 1
+    assert "no roof lies on the imagery" in capsys.readouterr().err
