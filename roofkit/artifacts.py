@@ -9,6 +9,7 @@ that both match; modification times are never looked at.
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -35,10 +36,15 @@ def digest(path: Path) -> str:
     return sha.hexdigest()
 
 
+@functools.cache
+def _version() -> str:
+    return version("roof-classify")
+
+
 def fingerprint(*parts: Any) -> str:
     """SHA-256 of this program's version and of JSON-able values in order; pydantic blocks count by their values."""
     plain = [part.model_dump(mode="json") if hasattr(part, "model_dump") else part for part in parts]
-    text = json.dumps([version("roof-classify"), *plain], sort_keys=True, default=str)
+    text = json.dumps([_version(), *plain], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

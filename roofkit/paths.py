@@ -47,7 +47,7 @@ def project_paths(settings: Settings, base: Path, data: Path | None = None, resu
         results: Instead of the results folder that settings name; relative to the working directory.
 
     Raises:
-        SettingsError: A name leaves its folder by `..`.
+        SettingsError: A name leaves its folder: by `..`, as an absolute path or by a symbolic link.
     """
     names, results_name = settings.path_args, settings.training_args.results_folder
     data_name = names.data or _shared_folder(names) or "data"
@@ -78,22 +78,34 @@ def _inside(folder: Path, folder_name: str, name: str) -> Path:
     if ".." in path.parts:
         raise SettingsError(f"path_args {name}", "it holds '..'", f"a name inside {folder}", "Write the plain name.")
     if path.is_relative_to(PurePath(folder_name)) and path != PurePath(folder_name):
-        return folder / path.relative_to(folder_name)
+        path = path.relative_to(folder_name)
+    if not (folder / path).resolve().is_relative_to(folder):
+        found = f"it leaves that folder, to {(folder / path).resolve()}"
+        raise SettingsError(f"path_args {name}", found, f"a name inside {folder}", "Name the folder with --data.")
     return folder / path
 
 
 def find_labels(path: Path) -> Path:
-    """The label file that settings name, or the only vector file beside it.
+    """The label file or folder that settings name, or the only vector file beside it.
 
     Raises:
-        MissingInputError: There is none, or more than one and none has the name in settings.
+        MissingInputError: It is not there, and beside it is none or more than one.
     """
     if path.is_file():
         return path
     folder = path if path.is_dir() else path.parent
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in VECTOR_SUFFIXES and not p.name.startswith("."))
+    found = _vector_files(folder)
     if len(found) == 1:
         return found[0]
-    state = f"{len(found)} label files ({', '.join(p.name for p in found)})" if found else "no roof polygons"
+    if found and path.is_dir():
+        return path
+    names = ", ".join(p.name for p in found[:3]) + (", …" if len(found) > 3 else "")
+    state = f"{len(found)} label files ({names})" if found else "no roof polygons"
     expected = f"{path.name}, or one file of {' '.join(VECTOR_SUFFIXES)}"
-    raise MissingInputError(folder, state, expected, "Put your polygons there, or name the file in path_args.labels.")
+    advice = f"Put your polygons there, or name the file, or for all of them {folder.name}, in path_args.labels."
+    raise MissingInputError(folder, state, expected, advice)
+
+
+def _vector_files(folder: Path) -> list[Path]:
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in found if p.suffix.lower() in VECTOR_SUFFIXES and not p.name.startswith("."))

@@ -16,7 +16,9 @@ from roofkit.errors import MissingInputError, SettingsError
 
 
 def _as_pair(value: Any) -> Any:
-    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain_extension(value: Any) -> Any:
@@ -38,7 +40,7 @@ SplitBy = Literal["block", "random", "scene"]
 class Block(BaseModel):
     """One block of the settings file: unknown keys are errors, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class PathArgs(Block):
@@ -255,6 +257,8 @@ def load_settings(path: Path) -> Settings:
         raise MissingInputError(path, "no such file", "a settings file", "Name one with --settings FILE.") from None
     except UnicodeDecodeError as error:
         raise SettingsError(path, f"not text ({error.reason})", "JSON in UTF-8", "Save it as UTF-8.") from None
+    except RecursionError:
+        raise SettingsError(path, "brackets too deep", "an object of blocks", "Start from settings.json.") from None
     except json.JSONDecodeError as error:
         found = f"{error.msg} at line {error.lineno}, column {error.colno}"
         raise SettingsError(path, found, "JSON", "Correct that place.") from None
@@ -272,7 +276,7 @@ def check_settings(values: dict[str, Any], path: Path = Path("settings")) -> Set
         SettingsError: As for `load_settings`.
     """
     try:
-        settings = Settings.model_validate(values)
+        settings = Settings.model_validate_json(json.dumps(values, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise _named(error.errors()[0], path) from None
     _check_agreement(settings, path)

@@ -89,7 +89,7 @@ def _stop(pool: ProcessPoolExecutor) -> None:
     for process in list((pool._processes or {}).values()):
         process.terminate()
     if pool._result_queue:  # so that the pool finds the end of a result that was handed over only in part
-        pool._result_queue._writer.close()
+        pool._result_queue._writer.close()  # type: ignore[attr-defined]
 
 
 def _start_worker() -> None:

@@ -64,8 +64,8 @@ def exists(name: str, paths: Paths) -> bool:
     path: Path = getattr(paths, name)
     if name == "labels":
         with contextlib.suppress(MissingInputError):
-            return find_labels(path).is_file()
-        return path.is_dir()
+            return find_labels(path).exists()
+        return False
     return path.is_file() or (path.is_dir() and any(not child.name.startswith(".") for child in path.iterdir()))
 
 

@@ -1,0 +1,178 @@
+"""The command line that all scripts share."""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from roofkit.cli import Terminated, positive, progress, run_stage, say, stage_parser
+from roofkit.errors import BadInputError
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = (
+    sorted(
+        script
+        for folder in ROOT.iterdir()
+        if (script := folder / f"{folder.name}.py").is_file() and folder.name[0] != "."
+    )
+    + [ROOT / "run/local.py"] * (ROOT / "run/local.py").is_file()
+)
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    wrote: str = "out"
+    share: float = 0.25
+    names: tuple[str, ...] = ("a", "b")
+    nothing: None = None
+
+
+def demo(options, run):
+    return DemoReport()
+
+
+def start(*argv, work=demo):
+    return run_stage(stage_parser("A demonstration.\n\nReads nothing."), argv, work)
+
+
+def test_json_is_the_last_line(capsys):
+    assert start("--json") == 0
+    out = capsys.readouterr().out
+    assert "demo" in out.splitlines()[0]
+    line = json.loads(out.splitlines()[-1])
+    assert {key: line[key] for key in ("stage", "wrote", "share", "names", "nothing")} == {
+        "stage": "demo", "wrote": "out", "share": 0.25, "names": ["a", "b"], "nothing": None,
+    }  # fmt: skip
+    assert line["seconds"] >= 0
+
+
+def test_quiet_says_nothing(capsys):
+    assert start("--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert start("--quiet", "--json") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_the_summary_names_every_part_of_the_report(capsys):
+    assert start() == 0
+    out = capsys.readouterr().out
+    for part in ("demo: done in", "wrote", "share", "0.25", "names"):
+        assert part in out
+
+
+@pytest.mark.parametrize("argv", [["--unknown"], ["extra"], ["--workers", "0"], ["--workers", "many"]])
+def test_wrong_usage(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        start(*argv)
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_positive():
+    assert positive("3") == 3
+    with pytest.raises(argparse.ArgumentTypeError, match="0 is not 1 or more"):
+        positive("0")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (
+            BadInputError("a.tif", "junk\nand more", "pixels", "Replace it."),
+            1,
+            "a.tif: junk and more; expected pixels.",
+        ),
+        (PermissionError(13, "Permission denied", "b.tif"), 1, "b.tif: Permission denied; expected"),
+        (OSError("strange"), 1, "strange"),
+        (KeyboardInterrupt(), 130, ""),
+        (Terminated(), 143, ""),
+    ],
+)
+def test_exit_status(error, status, line, capsys):
+    def fail(options, run):
+        raise error
+
+    assert start(work=fail) == status
+    err = capsys.readouterr().err
+    assert line in err
+    assert err.count("\n") == (status == 1)
+    assert err.startswith("error: ") == (status == 1)
+
+
+def test_a_mistake_in_the_program_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        start(work=lambda options, run: 1 / 0)
+
+
+def test_sigterm_is_an_exception_only_while_a_stage_works():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ask(options, run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    assert start(work=ask) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_bad_settings_fail_before_the_work(tmp_path, capsys):
+    (tmp_path / "s.json").write_text('{"chip_arg": {}}')
+    assert start("--settings", str(tmp_path / "s.json")) == 1
+    assert "unknown block 'chip_arg'" in capsys.readouterr().err
+    assert start("--settings", str(tmp_path / "none.json")) == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_the_run_that_options_describe(tmp_path):
+    seen = []
+
+    def look(options, run):
+        seen.append(run)
+        return DemoReport()
+
+    (tmp_path / "s.json").write_text("{}")
+    argv = ["--settings", tmp_path / "s.json", "--data", tmp_path / "d", "--overwrite", "--workers", "3", "--quiet"]
+    assert start(*map(str, argv), work=look) == 0
+    (run,) = seen
+    assert (run.overwrite, run.workers, run.quiet) == (True, 3, True)
+    assert (run.paths.data, run.paths.results) == (tmp_path / "d", tmp_path / "results")
+    block = run.block("chip_args", {"size": [64, 32], "overlap": None})
+    assert (block.size, block.overlap, block.pad) == ((64, 32), 0, "white")
+    with pytest.raises(ValueError, match=r"--overlap: chip_args.overlap is 640; expected less than chip_args.size"):
+        run.block("chip_args", {"overlap": 640})
+    with pytest.raises(ValueError, match=r"--min-valid: chip_args.min_valid is 2; expected"):
+        run.block("chip_args", {"min_valid": 2})
+
+
+def test_progress_and_say_stay_off_stdout(capsys):
+    assert list(progress(iter([1, 2]), 2, "demo")) == [1, 2]
+    say("a line")
+    assert capsys.readouterr() == ("", "a line\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.parent.name)
+def test_help_is_quick_and_imports_nothing_heavy(script, tmp_path):
+    """From another working directory, too."""
+    code = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '-h']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "print('HEAVY', *{'tensorflow', 'keras', 'matplotlib', 'polars', 'pyarrow', 'pandas'} & set(sys.modules))"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code, script], capture_output=True, text=True, cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "--settings" in done.stdout
+    heavy = set(done.stdout.splitlines()[-1].split()[1:])
+    assert not heavy & {"tensorflow", "keras", "matplotlib"}
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # the clock would count other work
+    assert seconds < 1.5

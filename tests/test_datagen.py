@@ -1,0 +1,466 @@
+"""unet.frames and unet.datagen: any bands, sizes and dtypes; masks stay 0 and 1; nothing is scaled."""
+
+import numpy as np
+import pytest
+from affine import Affine
+from conftest import real
+from PIL import Image
+
+from roofkit.errors import BadInputError, MismatchError, MissingInputError, SettingsError
+from roofkit.settings import LoadDatasetArgs
+from unet.backend import start_keras
+
+start_keras()
+from unet import datagen  # noqa: E402
+from unet.datagen import Augmentation, KerasFrames, RoofFrames  # noqa: E402
+from unet.frames import (  # noqa: E402
+    FrameStatistics,
+    Pair,
+    Sample,
+    fill_invalid,
+    find_pairs,
+    network_input,
+    read_mask,
+    resize_flags,
+    resize_frame,
+    targets,
+)
+
+STILL = dict(horizontal_flip=False)
+
+
+def args(side=4, channels=2, **changes):
+    return LoadDatasetArgs(**STILL | dict(target_size=(side, side), channels=channels, batch_size=2) | changes)
+
+
+@pytest.fixture
+def make_pairs(make_raster):
+    """Writes frames train_0, train_1, … and their masks; the pairs."""
+
+    def make(count=3, *, side=4, bands=2, dtype="uint16", **options):
+        pairs = []
+        for i in range(count):
+            frame = 1000 * i + np.arange(bands * side * side).reshape(bands, side, side)
+            mask = np.where(np.arange(side * side).reshape(side, side) % (i + 2) == 0, 255, 0)
+            pairs.append(
+                Pair(
+                    make_raster(frame.astype(dtype), f"train_frames/train_{i}.tif", **options),
+                    make_raster(mask.astype("uint8"), f"train_masks/train_{i}.tif"),
+                )
+            )
+        return pairs
+
+    return make
+
+
+# ----------------------------------------------------------------------------------------------------- pure functions
+
+
+def test_resize_keeps_values_and_the_array_of_the_same_size():
+    pixels = np.array([[[0, 4000], [0, 4000]]], "uint16")
+    assert resize_frame(pixels, (2, 2)) is pixels
+    wider = resize_frame(pixels, (2, 4))
+    np.testing.assert_allclose(wider[0, 0], [0, 1000, 3000, 4000])
+    assert wider.dtype == np.float32
+
+
+def test_shrinking_averages():
+    checks = np.indices((8, 8)).sum(axis=0)[None] % 2 * 100.0
+    np.testing.assert_allclose(resize_frame(checks, (4, 4)), 50, atol=12)  # without averaging: 0 or 100 somewhere
+
+
+def test_flags_are_resized_to_the_nearest():
+    flags = np.array([[True, False, False], [False, False, True]])
+    np.testing.assert_array_equal(resize_flags(flags, (2, 6))[1], [0, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(resize_flags(flags, (1, 3)), [[0, 0, 1]])
+
+
+def test_invalid_pixels_take_their_bands_mean():
+    pixels = np.array([[[10, 20], [-9999, 33]], [[1, 2], [-9999, 4]]], "int16")
+    valid = np.array([[True, True], [False, True]])
+    np.testing.assert_array_equal(fill_invalid(pixels, valid)[:, 1, 0], [21, 2])  # 63/3, 7/3 rounded
+    np.testing.assert_array_equal(fill_invalid(pixels, np.zeros((2, 2), bool)), 0)
+    assert fill_invalid(pixels, valid).dtype == np.int16
+
+
+def test_nodata_does_not_bleed_into_its_neighbours():
+    pixels = np.full((1, 4, 4), 500, "int16")
+    pixels[0, 1, 1] = -9999
+    image, valid = network_input(pixels, pixels[0] != -9999, (8, 8))
+    np.testing.assert_array_equal(image, 500)
+    assert (~valid).sum() == 4
+
+
+def test_infinite_values_are_invalid():
+    pixels = np.array([[[1.0, np.inf], [3.0, -np.inf]]], "float32")
+    image, valid = network_input(pixels, np.ones((2, 2), bool), (2, 2))
+    np.testing.assert_array_equal(valid, [[1, 0], [1, 0]])
+    np.testing.assert_array_equal(image[..., 0], [[1, 2], [3, 2]])
+
+
+def test_targets_of_one_and_two_classes():
+    roof = np.array([[True, False]])
+    np.testing.assert_array_equal(targets(roof, 1), [[[1.0], [0.0]]])
+    np.testing.assert_array_equal(targets(roof, 2), [[[0.0, 1.0], [1.0, 0.0]]])
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize("values", [[0, 255, 0, 255], [0, 1, 0, 1], [0, 0, 0, 0], [255] * 4, [1] * 4])
+def test_masks_of_either_kind(make_raster, values):
+    roof, valid = read_mask(make_raster(np.array(values, "uint8").reshape(2, 2)))
+    np.testing.assert_array_equal(roof.ravel(), np.array(values) > 0)
+    assert valid.all()
+
+
+def test_png_mask(tmp_path):
+    Image.fromarray(np.array([[0, 255], [255, 0]], "uint8")).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png")[0], [[0, 1], [1, 0]])
+
+
+def test_zero_as_nodata_is_background_and_255_beside_1_is_not_known(make_raster):
+    assert read_mask(make_raster(np.array([[0, 255]], "uint8"), nodata=0))[1].all()
+    roof, valid = read_mask(make_raster(np.array([[0, 1, 255]], "uint8"), "b.tif", nodata=255))
+    np.testing.assert_array_equal(roof & valid, [[0, 1, 0]])
+    np.testing.assert_array_equal(valid, [[1, 1, 0]])
+
+
+@pytest.mark.parametrize(("values", "shown"), [([0, 7, 255, 9], "0, 7, 9, 255"), ([0, 1, 255, 0], "0, 1, 255")])
+def test_other_mask_values_are_named(make_raster, values, shown):
+    with pytest.raises(BadInputError, match=rf"scene\.tif: values {shown}; expected 0 and 255, or 0 and 1"):
+        read_mask(make_raster(np.array(values, "uint8").reshape(2, 2)))
+
+
+def test_mask_of_three_bands(make_raster):
+    with pytest.raises(BadInputError, match="3 bands; expected a mask of one band"):
+        read_mask(make_raster(np.zeros((3, 2, 2), "uint8")))
+
+
+# --------------------------------------------------------------------------------------------------------------- pairs
+
+
+def test_pairs_by_name_in_natural_order(make_raster, tmp_path):
+    for i in (10, 9, 1):
+        make_raster(np.zeros((2, 2), "uint8"), f"f/train_{i}.tif")
+        make_raster(np.zeros((2, 2), "uint8"), f"m/train_{i}.tif")
+    pairs = find_pairs(tmp_path / "f", tmp_path / "m")
+    assert [pair.frame.name for pair in pairs] == ["train_1.tif", "train_9.tif", "train_10.tif"]
+    assert all(pair.frame.name == pair.mask.name for pair in pairs)
+
+
+def test_png_mask_beside_a_georeferenced_frame(make_raster, tmp_path):
+    make_raster(np.zeros((3, 2, 2), "uint8"), "f/a.tif")
+    (tmp_path / "m").mkdir()
+    Image.fromarray(np.zeros((2, 2), "uint8")).save(tmp_path / "m/a.png")
+    assert [pair.mask.name for pair in find_pairs(tmp_path / "f", tmp_path / "m")] == ["a.png"]
+
+
+def test_missing_partners_are_counted_and_named(make_raster, tmp_path):
+    for i in range(5):
+        make_raster(np.zeros((2, 2), "uint8"), f"f/train_{i}.tif")
+    make_raster(np.zeros((2, 2), "uint8"), "m/train_2.tif")
+    with pytest.raises(MissingInputError, match=r"m: no mask for 4 .*\(train_0.tif, train_1.tif, train_3.tif, …\)"):
+        find_pairs(tmp_path / "f", tmp_path / "m")
+    with pytest.raises(MissingInputError, match=r"m: no frame for 4 .*\(train_0.tif"):
+        find_pairs(tmp_path / "m", tmp_path / "f")
+
+
+def test_folders_without_masks(make_raster, tmp_path):
+    make_raster(np.zeros((2, 2), "uint8"), "f/a.tif")
+    with pytest.raises(MissingInputError, match="m: no such folder"):
+        find_pairs(tmp_path / "f", tmp_path / "m")
+    (tmp_path / "m").mkdir()
+    with pytest.raises(MissingInputError, match="m: no mask"):
+        find_pairs(tmp_path / "f", tmp_path / "m")
+
+
+def test_two_masks_of_one_name(make_raster, tmp_path):
+    make_raster(np.zeros((2, 2), "uint8"), "f/a.tif")
+    make_raster(np.zeros((2, 2), "uint8"), "m/a.tif")
+    Image.fromarray(np.zeros((2, 2), "uint8")).save(tmp_path / "m/a.png")
+    with pytest.raises(MismatchError, match="the same name as"):
+        find_pairs(tmp_path / "f", tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("mask", "options", "message"),
+    [
+        (np.zeros((2, 3), "uint8"), {}, r"m/a\.tif: 2 x 3 pixels beside 2 x 2 in .*f/a\.tif"),
+        (np.zeros((2, 2), "uint8"), {"crs": "EPSG:32645"}, r"m/a\.tif: another CRS or transform than .*f/a\.tif"),
+        (np.zeros((2, 2), "uint8"), {"transform": Affine(1, 0, 0, 0, -1, 9)}, "another CRS or transform"),
+    ],
+)
+def test_other_grids(make_raster, tmp_path, mask, options, message):
+    make_raster(np.zeros((2, 2), "uint8"), "f/a.tif")
+    make_raster(mask, "m/a.tif", **options)
+    with pytest.raises(MismatchError, match=message):
+        find_pairs(tmp_path / "f", tmp_path / "m")
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def test_batches_hold_the_files_values(make_pairs):
+    frames = RoofFrames(make_pairs(), args())
+    assert len(frames) == 2
+    images, masks, weights = frames[0]
+    assert (images.shape, masks.shape, weights.shape) == ((2, 4, 4, 2), (2, 4, 4, 1), (2, 4, 4))
+    assert images.dtype == masks.dtype == weights.dtype == np.float32
+    np.testing.assert_array_equal(images[1, 0, :, 0], [1000, 1001, 1002, 1003])
+    np.testing.assert_array_equal(images[1, 0, :, 1], [1016, 1017, 1018, 1019])
+    np.testing.assert_array_equal(masks[1, 0, :, 0], [1, 0, 0, 1])
+    np.testing.assert_array_equal(weights, 1)
+    assert frames[1][0].shape == (1, 4, 4, 2)  # the short last batch
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("bands", [1, 8])
+def test_any_dtype_and_band_count_resized(make_pairs, dtype, bands):
+    pairs = make_pairs(1, side=5, bands=bands, dtype=dtype)
+    images, masks, _ = RoofFrames(pairs, args(8, bands))[0]
+    assert images.shape == (1, 8, 8, bands)
+    assert 0 <= images.min() < images.max() <= bands * 25 - 1
+    assert set(np.unique(masks)) == {0.0, 1.0}
+
+
+def test_invalid_pixels_of_frame_or_mask_weigh_nothing(make_raster):
+    frame = make_raster(np.full((2, 2, 2), 7, "uint8"), "f.tif", valid=[[1, 0], [1, 1]])
+    mask = make_raster(np.full((2, 2), 255, "uint8"), "m.tif", valid=[[1, 1], [0, 1]])
+    _, masks, weights = RoofFrames([Pair(frame, mask)], args(2))[0]
+    np.testing.assert_array_equal(weights[0], [[1, 0], [0, 1]])
+    np.testing.assert_array_equal(masks[0, ..., 0], [[1, 0], [0, 1]])
+
+
+def test_wrong_band_count_names_the_setting_and_the_error_is_kept(make_pairs):
+    frames = RoofFrames(make_pairs(1), args(channels=3))
+    with pytest.raises(SettingsError, match=r"load_dataset_args\.channels: 3; expected 2, as .*train_0\.tif has"):
+        frames[0]
+    assert isinstance(frames.error, SettingsError)
+
+
+def test_each_frame_once_an_epoch_in_an_order_of_seed_and_epoch(make_pairs):
+    pairs = make_pairs(5, side=2)
+
+    def order(seed, epoch):
+        frames = RoofFrames(pairs, args(2), seed=seed)
+        frames.epoch = epoch
+        return [number for index in range(len(frames)) for number, _ in frames.places(index)]
+
+    assert sorted(order(0, 0)) == list(range(5))
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) > 3
+    assert order(None, 3) == list(range(5))
+
+
+def test_epochs_move_on(make_pairs):
+    frames = RoofFrames(make_pairs(1), args(), seed=0)
+    frames.on_epoch_end()
+    assert frames.epoch == 1
+
+
+def test_steps_more_and_fewer_than_the_frames(make_pairs):
+    frames = RoofFrames(make_pairs(3), args(), steps=5)
+    assert [frames.places(i) for i in range(len(frames))] == [
+        [(0, 0), (1, 0)],
+        [(2, 0)],
+        [(0, 1), (1, 1)],
+        [(2, 1)],
+        [(0, 2), (1, 2)],
+    ]
+    assert len(RoofFrames(frames.pairs, args(), steps=1)) == 1
+
+
+def test_frames_are_read_once_while_there_is_room(make_pairs, monkeypatch):
+    pairs, reads = make_pairs(3), []
+    read = datagen.read_sample
+    monkeypatch.setattr(datagen, "read_sample", lambda pair, *rest: reads.append(pair) or read(pair, *rest))
+    frames = RoofFrames(pairs, args())
+    for _ in range(2):
+        frames.measure()
+    assert len(reads) == 3
+    monkeypatch.setattr(datagen, "CACHE_BYTES", 2 * frames.sample(0).nbytes)
+    frames = RoofFrames(pairs, args())
+    for _ in range(2):
+        frames.measure()
+    assert len(reads) == 3 + 3 + 1
+    assert frames.sample(0).image.dtype == np.uint16
+
+
+def test_statistics_of_valid_pixels(make_raster):
+    pairs = []
+    for i, values in enumerate(([1, 3, 900, 900], [5, 7, 9, 900])):
+        frame = np.array([values, np.multiply(values, -2)], "int16").reshape(2, 2, 2)
+        path = make_raster(frame, f"{i}.tif", valid=np.array(values).reshape(2, 2) < 900)
+        pairs.append(Pair(path, make_raster(np.full((2, 2), 255, "uint8"), f"m{i}.tif")))
+    found = RoofFrames(pairs, args(2)).measure()
+    np.testing.assert_allclose(found.mean, [5, -10])
+    np.testing.assert_allclose(found.deviation, [np.sqrt(8), 2 * np.sqrt(8)])
+    assert (found.valid_pixels, found.roof_pixels, found.pixels) == (5, 5, 8)
+
+
+# -------------------------------------------------------------------------------------------------------- augmentation
+
+STATISTICS = FrameStatistics((10.0, 20.0, 30.0, 40.0, 50.0), (1.0, 2.0, 3.0, 4.0, 5.0), 1, 1, 1)
+
+
+def sample_of(side=6):
+    image = np.arange(side * side * 5, dtype="float32").reshape(side, side, 5)
+    roof = image[..., 0] % 3 == 0
+    return Sample(image, roof, np.ones_like(roof))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flips_and_turns_move_image_and_mask_alike(seed):
+    change = Augmentation(args(6, 5, horizontal_flip=True, vertical_flip=True, quarter_turns=True), STATISTICS)
+    moved = change(sample_of(), np.random.default_rng(seed))
+    np.testing.assert_array_equal(moved.roof, moved.image[..., 0] % 3 == 0)
+    assert sorted(moved.image.ravel()) == sorted(sample_of().image.ravel())
+
+
+def test_all_eight_positions_come_up():
+    change = Augmentation(args(6, 5, horizontal_flip=True, vertical_flip=True, quarter_turns=True), STATISTICS)
+    seen = {change(sample_of(), np.random.default_rng(seed)).image.tobytes() for seed in range(100)}
+    assert len(seen) == 8
+
+
+def test_zoom_by_hand():
+    change = Augmentation(args(5, 5, zoom_range=(0.5, 0.5)), STATISTICS)
+    roof = np.zeros((5, 5), bool)
+    roof[2, 2] = True
+    image = np.repeat(roof[..., None] * 9.0, 5, axis=-1).astype("float32")
+    moved = change(Sample(image, roof, np.ones((5, 5), bool)), np.random.default_rng(0))
+    np.testing.assert_array_equal(moved.roof, roof)  # the centre stays
+    np.testing.assert_array_equal(moved.image[..., 0], roof * 9.0)
+    np.testing.assert_array_equal(moved.valid[2], [False, True, True, True, False])  # half as large: 0, 2 and 4 of 5
+    assert moved.valid.sum() == 9
+
+
+def test_shear_and_zoom_keep_masks_binary_and_aligned():
+    change = Augmentation(args(32, 5, zoom_range=0.3, shear_range=20), STATISTICS)
+    roof = np.zeros((32, 32), bool)
+    roof[8:20, 10:24] = True
+    image = np.repeat(roof[..., None].astype("float32"), 5, axis=-1)
+    for seed in range(8):
+        moved = change(Sample(image, roof, np.ones_like(roof)), np.random.default_rng(seed))
+        assert moved.roof.dtype == moved.valid.dtype == bool
+        apart = ((moved.image[..., 0] > 0.5) != moved.roof) & moved.valid
+        assert apart.mean() < 0.01
+        assert np.isfinite(moved.image).all()
+
+
+def test_shading_is_relative_to_each_band():
+    change = Augmentation(args(6, 5, brightness_range=1.0), STATISTICS)
+    shift = change(sample_of(), np.random.default_rng(3)).image - sample_of().image
+    np.testing.assert_allclose(shift.std(axis=(0, 1)), 0, atol=1e-4)
+    assert (np.abs(shift[0, 0]) <= STATISTICS.deviation).all()
+    stretch = Augmentation(args(6, 5, contrast_range=0.5), STATISTICS)
+    flat = Sample(np.broadcast_to(np.float32(STATISTICS.mean), (6, 6, 5)), *[sample_of().roof] * 2)
+    np.testing.assert_allclose(stretch(flat, np.random.default_rng(0)).image[0, 0], STATISTICS.mean, rtol=1e-6)
+
+
+def test_zoom_that_is_no_range():
+    with pytest.raises(SettingsError, match=r"load_dataset_args\.zoom_range: \(1\.2, 0\.8\)"):
+        Augmentation(args(zoom_range=(1.2, 0.8)), STATISTICS)
+
+
+def test_augmented_batches_repeat_with_seed_and_epoch(make_pairs):
+    def batch(epoch):
+        frames = RoofFrames(make_pairs(3, bands=5), args(4, 5, zoom_range=0.2, contrast_range=0.2), seed=1)
+        frames.augmentation = Augmentation(frames.settings, STATISTICS)
+        frames.epoch = epoch
+        return frames[0][0]
+
+    np.testing.assert_array_equal(batch(2), batch(2))
+    assert not np.array_equal(batch(2), batch(3))
+
+
+# ---------------------------------------------------------------------------------------------- Keras' own generator
+
+
+@pytest.fixture
+def rgb_pairs(make_raster):
+    pairs = []
+    for i in range(3):
+        roof = np.zeros((16, 16), bool)
+        roof[2 + i : 9, 3:12] = True
+        frame = np.stack([np.where(roof, 200 + i, 20), np.where(roof, 90, 10), np.full((16, 16), i)]).astype("uint8")
+        pairs.append(
+            Pair(
+                make_raster(frame, f"train_frames/train_{i}.tif", photometric="rgb"),
+                make_raster(np.where(roof, 255, 0).astype("uint8"), f"train_masks/train_{i}.tif"),
+            )
+        )
+    return pairs
+
+
+def test_keras_generator_gives_the_same_batches(rgb_pairs):
+    ours, theirs = (kind(rgb_pairs, args(16, 3)) for kind in (RoofFrames, KerasFrames))
+    for index in range(len(ours)):
+        for a, b in zip(ours[index], theirs[index], strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+
+
+def test_keras_generator_moves_frames_and_masks_alike(rgb_pairs):
+    changes = dict(horizontal_flip=True, zoom_range=0.3, shear_range=10)
+    frames = KerasFrames(rgb_pairs, args(16, 3, **changes), seed=0)
+    frames.augmentation = Augmentation(frames.settings, STATISTICS)
+    for epoch in range(4):
+        frames.epoch = epoch
+        images, masks, weights = frames[0]
+        assert set(np.unique(masks)) <= {0.0, 1.0}
+        assert masks.sum() > 0
+        apart = ((images[..., 0] > 110) != (masks[..., 0] > 0)) & (weights > 0)
+        assert apart.mean() < 0.04
+        np.testing.assert_array_equal(frames[0][0], images)
+
+
+def test_keras_generator_knows_validity(rgb_pairs, make_raster):
+    valid = np.ones((16, 16), bool)
+    valid[:, 10:] = False
+    frame = make_raster(np.full((3, 16, 16), 9, "uint8"), "train_frames/train_0.tif", photometric="rgb", valid=valid)
+    assert frame == rgb_pairs[0].frame
+    np.testing.assert_array_equal(KerasFrames(rgb_pairs, args(16, 3))[0][2][0], valid)
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(3, "uint16"), (8, "uint8"), (1, "float32")])
+def test_what_pillow_cannot_read_says_which_setting_helps(make_pairs, bands, dtype):
+    message = rf"{bands} bands of {dtype}, which Keras' .* Set load_dataset_args\.custom: 1\."
+    with pytest.raises(BadInputError, match=message):
+        KerasFrames(make_pairs(1, bands=bands, dtype=dtype), args(channels=bands))
+
+
+def test_four_bands_that_pillow_changes_are_refused(make_pairs):
+    with pytest.raises(BadInputError, match=r"Set load_dataset_args\.custom: 1\."):
+        KerasFrames(make_pairs(1, bands=4, dtype="uint8", photometric="rgb"), args(channels=4))
+    with pytest.raises(BadInputError, match=r"Set load_dataset_args\.custom: 1\."):
+        KerasFrames(make_pairs(1, bands=4, dtype="uint8"), args(channels=4))
+
+
+@pytest.mark.parametrize("mode", ["binary", "categorical", "sparse", "input"])
+def test_any_class_mode_gives_the_same_batches(rgb_pairs, mode):
+    for a, b in zip(KerasFrames(rgb_pairs, args(16, 3, class_mode=mode))[0], KerasFrames(rgb_pairs, args(16, 3))[0]):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_strangers_in_the_folder(rgb_pairs):
+    Image.fromarray(np.zeros((16, 16, 3), "uint8")).save(rgb_pairs[0].frame.with_name("stranger.png"))
+    with pytest.raises(MismatchError, match="files that are no partners"):
+        KerasFrames(rgb_pairs, args(16, 3))[0]
+
+
+def test_real_eight_band_frames(make_raster):
+    frames = sorted(real("spacenet1_rio/8band").glob("*.tif"))[:3]
+    import rasterio
+
+    pairs = []
+    for i, path in enumerate(frames):
+        with rasterio.open(path) as src:
+            mask = np.where(src.read(1) > 300, 255, 0).astype("uint8")
+        pairs.append(Pair(path, make_raster(mask, f"{i}.tif")))
+    images, masks, weights = RoofFrames(pairs, args(64, 8))[0]
+    assert images.shape == (2, 64, 64, 8)
+    assert images.max() > 255
+    assert set(np.unique(masks)) == {0.0, 1.0}
+    assert weights.min() >= 0

@@ -1,0 +1,44 @@
+"""Keras, started without the log lines of the library under it."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from types import ModuleType
+
+
+def start_keras() -> ModuleType:
+    """Keras, imported and with its backend ready; quick when it is already.
+
+    Operations are deterministic (the same training gives the same weights), unless the environment says otherwise.
+    """
+    if "keras" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
+        with _silent_stderr():
+            import keras
+
+            keras.ops.ones(1)
+    import keras
+
+    return keras  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Hold back what is written to stderr, by C++ code too; show it after all when the block raises."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(before, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(before, 2)
+            os.close(before)

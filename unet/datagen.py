@@ -1,0 +1,320 @@
+"""Batches for the network: frames and masks, augmented alike, in an order that the seed and the epoch decide."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from roofkit.errors import BadInputError, MismatchError, SettingsError
+from roofkit.raster import Valid, data_bands, open_raster
+from roofkit.settings import LoadDatasetArgs
+from unet.frames import (
+    FrameStatistics,
+    Image,
+    Pair,
+    Sample,
+    check_bands,
+    find_pairs,
+    network_input,
+    read_sample,
+    resize_frame,
+    targets,
+)
+
+__all__ = ["Augmentation", "KerasFrames", "RoofFrames", "find_pairs", "network_input", "resize_frame"]
+
+CACHE_BYTES = 2**30  # of frames kept in memory after they were first read
+PIL_BANDS = {1: "grayscale", 3: "rgb", 4: "rgba"}
+Batch = tuple[Image, Image, Image]
+
+
+class Augmentation:
+    """Random changes to a sample, the same to image, roof and validity; any number of bands.
+
+    Args:
+        settings: How much of each.
+        statistics: Of the training frames; brightness and contrast are relative to them.
+
+    Raises:
+        SettingsError: `zoom_range` is not a range.
+    """
+
+    def __init__(self, settings: LoadDatasetArgs, statistics: FrameStatistics) -> None:
+        zoom = settings.zoom_range
+        self.zoom = zoom if isinstance(zoom, tuple) else (1.0 - zoom, 1.0 + zoom)
+        if not 0.0 < self.zoom[0] <= self.zoom[1]:
+            raise SettingsError("load_dataset_args.zoom_range", str(zoom), "[low, high] above 0", "Correct it.")
+        self.settings = settings
+        self.mean = np.asarray(statistics.mean)
+        self.deviation = np.asarray(statistics.deviation)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample, changed as `rng` draws."""
+        return self.shade(self.warp(self.turn(sample, rng), rng), rng)
+
+    def turn(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Flipped and turned by quarters: no pixel changes its value."""
+        arrays = [sample.image, sample.roof, sample.valid]
+        if self.settings.horizontal_flip and rng.random() < 0.5:
+            arrays = [array[:, ::-1] for array in arrays]
+        if self.settings.vertical_flip and rng.random() < 0.5:
+            arrays = [array[::-1] for array in arrays]
+        if self.settings.quarter_turns:
+            turns = int(rng.integers(4))
+            arrays = [np.rot90(array, turns) for array in arrays]
+        return Sample(*arrays)
+
+    def warp(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Zoomed and sheared about the centre; what comes from outside mirrors the inside, and is invalid."""
+        if self.zoom == (1.0, 1.0) and not self.settings.shear_range:
+            return sample
+        angle = np.deg2rad(rng.uniform(-self.settings.shear_range, self.settings.shear_range))
+        matrix = np.array([[1.0, -np.sin(angle)], [0.0, np.cos(angle)]]) / rng.uniform(*self.zoom)
+        centre = (np.array(sample.roof.shape) - 1) / 2
+        where = dict(matrix=matrix, offset=centre - matrix @ centre)
+        bands = np.moveaxis(sample.image, -1, 0).astype(np.float32)
+        image = np.stack([ndimage.affine_transform(band, order=1, mode="reflect", **where) for band in bands], axis=-1)
+        flags = [
+            ndimage.affine_transform(f.astype(np.uint8), order=0, mode="constant", cval=0, **where) > 0
+            for f in (sample.roof, sample.valid)
+        ]
+        return Sample(image, *flags)
+
+    def shade(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Each band stretched about its mean, and lighter or darker by a share of its deviation."""
+        contrast, brightness = self.settings.contrast_range, self.settings.brightness_range
+        if not contrast and not brightness:
+            return sample
+        factor = 1.0 + rng.uniform(-contrast, contrast, len(self.mean))
+        shift = self.mean * (1.0 - factor) + rng.uniform(-brightness, brightness, len(self.mean)) * self.deviation
+        image = sample.image * factor.astype(np.float32) + shift.astype(np.float32)
+        return Sample(image, sample.roof, sample.valid)
+
+
+class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of frames, read with rasterio: any number of bands, size and dtype (`custom` 1).
+
+    A batch is (images, masks, weights): float32 (frames, rows, cols, bands) in the file's own values, 0 or 1
+    (frames, rows, cols, classes), and 0 or 1 (frames, rows, cols), 0 where frame or mask is invalid.
+
+    The last batch of an epoch is short where the frames do not divide: then each frame counts once in an epoch.
+    `frames.epoch` decides order and augmentation, together with the seed; it moves on by itself.
+
+    Args:
+        pairs: Frames and masks.
+        settings: Sizes and augmentation.
+        num_classes: 1 or 2.
+        seed: Shuffles; None: a fixed order.
+        steps: Batches in an epoch, more or fewer than the frames fill; None: each frame once.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        settings: LoadDatasetArgs,
+        *,
+        num_classes: int = 1,
+        seed: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        super().__init__(workers=1)
+        self.pairs = list(pairs)
+        self.settings = settings
+        self.num_classes = num_classes
+        self.seed = seed
+        self.steps = steps or -(-len(self.pairs) // settings.batch_size)
+        self.epoch = 0
+        self.augmentation: Augmentation | None = None
+        self.error: Exception | None = None
+        self._kept: dict[int, Sample] = {}
+        self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self.steps
+
+    def __getitem__(self, index: int) -> Batch:
+        """The batch at that place of this epoch.
+
+        An error is kept in `error` too, because Keras passes on its own instead.
+        """
+        try:
+            return self.batch(index)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def on_epoch_end(self) -> None:
+        """Move on to the next epoch's order and augmentation."""
+        self.epoch += 1
+
+    def batch(self, index: int) -> Batch:
+        """The batch at that place of this epoch.
+
+        Raises:
+            SettingsError, BadInputError: A file does not fit the settings, or is broken.
+        """
+        samples = [self._draw(number, turn) for number, turn in self.places(index)]
+        images = np.stack([sample.image for sample in samples]).astype(np.float32)
+        masks = targets(np.stack([sample.roof for sample in samples]), self.num_classes)
+        weights = np.stack([sample.valid for sample in samples]).astype(np.float32)
+        return images, masks, weights
+
+    def places(self, index: int) -> list[tuple[int, int]]:
+        """Which pairs are in a batch, and in which turn through all of them, from 0."""
+        per_turn = -(-len(self.pairs) // self.settings.batch_size)
+        turn, place = divmod(index, per_turn)
+        start = place * self.settings.batch_size
+        return [(int(number), turn) for number in self._order(turn)[start : start + self.settings.batch_size]]
+
+    def _order(self, turn: int) -> NDArray[np.int64]:
+        if self.seed is None:
+            return np.arange(len(self.pairs))
+        return np.random.default_rng([self.seed, self.epoch, turn]).permutation(len(self.pairs))
+
+    def _draw(self, number: int, turn: int) -> Sample:
+        sample = self.sample(number)
+        if self.augmentation is None:
+            return sample
+        return self.augmentation(sample, np.random.default_rng([self.seed or 0, self.epoch, turn, number]))
+
+    def sample(self, number: int) -> Sample:
+        """A pair as it is, without augmentation; kept in memory while there is room."""
+        if number in self._kept:
+            return self._kept[number]
+        sample = read_sample(self.pairs[number], self.settings.target_size, self.settings.channels)
+        if self._kept_bytes + sample.nbytes <= CACHE_BYTES:
+            self._kept[number] = sample
+            self._kept_bytes += sample.nbytes
+        return sample
+
+    def measure(self) -> FrameStatistics:
+        """Statistics of all pairs, as the network sees them before augmentation (Chan et al. 1983, pairwise sums)."""
+        total, roof, pixels = 0, 0, 0
+        mean, spread = np.zeros(self.settings.channels), np.zeros(self.settings.channels)
+        for number in range(len(self.pairs)):
+            sample = self.sample(number)
+            pixels, roof = pixels + sample.valid.size, roof + int(sample.roof.sum())
+            values = sample.image[sample.valid].astype(np.float64)
+            if not len(values):
+                continue
+            apart = values.mean(axis=0) - mean
+            share = len(values) / (total + len(values))
+            spread += values.var(axis=0) * len(values) + apart**2 * total * share
+            mean += apart * share
+            total += len(values)
+        deviation = np.sqrt(spread / max(total, 1))
+        return FrameStatistics(tuple(mean.tolist()), tuple(deviation.tolist()), total, roof, pixels)
+
+
+class KerasFrames(RoofFrames):
+    """Batches of the same form through Keras' ImageDataGenerator (`custom` 0): 8-bit frames of 1, 3 or 4 bands.
+
+    Frames and masks go through two generators with one seed, as Keras' guide has it; validity, which Pillow does not
+    read, is carried along. Keys that ImageDataGenerator does not have (vertical_flip and below) are not used.
+
+    Args:
+        pairs: Frames and masks, each kind in one folder of its own.
+        settings: Sizes and augmentation.
+        options: As for `RoofFrames`.
+
+    Raises:
+        BadInputError: Pillow cannot read the frames, or reads other pixels than they hold.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], settings: LoadDatasetArgs, **options: Any) -> None:
+        super().__init__(pairs, settings, **options)
+        self.pairs.sort(key=lambda pair: pair.frame.name)  # as Keras lists a folder
+        for pair in self.pairs:
+            _check_pillow(pair, settings.channels)
+        self._flows: list[Any] | None = None
+
+    def batch(self, index: int) -> Batch:
+        """The batch at that place of this epoch."""
+        numbers = np.array([number for number, _ in self.places(index)])
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it prints how many it found
+            warnings.filterwarnings(
+                "ignore", "Please import `affine_transform`", DeprecationWarning
+            )  # Keras' own import
+            if self._flows is None:
+                self._flows = self._make_flows()
+            images, masks = (self._take(flow, index, numbers) for flow in self._flows)
+            weights = self._valid(index, numbers)
+        roof = (masks[..., 0] > 0) & weights
+        return images, targets(roof, self.num_classes), weights.astype(np.float32)
+
+    def _draw_alike(self, index: int) -> None:
+        """Set Keras' random state (NumPy's global one), so that frames, masks and validity are changed alike."""
+        np.random.seed(int(np.random.default_rng([self.seed or 0, self.epoch, index]).integers(2**32)))
+
+    def _take(self, flow: Any, index: int, numbers: NDArray[np.int64]) -> Image:
+        self._draw_alike(index)
+        batch = flow._get_batches_of_transformed_samples(numbers)
+        return np.asarray(batch[0] if isinstance(batch, tuple) else batch, np.float32)
+
+    def _valid(self, index: int, numbers: NDArray[np.int64]) -> Valid:
+        """Validity of a batch, warped as Keras warps the frames; what comes from outside is invalid."""
+        generator = self._generator(order=0, fill_mode="constant")
+        self._draw_alike(index)
+        found = []
+        for number in numbers:
+            valid = self.sample(int(number)).valid[..., None].astype(np.float32)
+            found.append(generator.apply_transform(valid, generator.get_random_transform(valid.shape))[..., 0] > 0)
+        return np.stack(found)
+
+    def _make_flows(self) -> list[Any]:
+        frames, masks = self.pairs[0].frame.parent, self.pairs[0].mask.parent
+        bands = PIL_BANDS[self.settings.channels]
+        return [
+            self._flow(self._generator(order=1), frames, color_mode=bands, interpolation="bilinear"),
+            self._flow(self._generator(order=0), masks, color_mode=self.settings.mask_color, interpolation="nearest"),
+        ]
+
+    def _generator(self, order: int, fill_mode: str = "reflect") -> Any:
+        from keras.src.legacy.preprocessing.image import ImageDataGenerator  # Keras 3 keeps it nowhere else
+
+        if self.augmentation is None:
+            return ImageDataGenerator(data_format="channels_last")
+        return ImageDataGenerator(
+            shear_range=self.settings.shear_range, zoom_range=self.settings.zoom_range, fill_mode=fill_mode,
+            horizontal_flip=self.settings.horizontal_flip, interpolation_order=order, data_format="channels_last",
+        )  # fmt: skip
+
+    def _flow(self, generator: Any, folder: Path, **options: Any) -> Any:
+        flow = generator.flow_from_directory(
+            folder.parent, classes=[folder.name], class_mode=self.settings.class_mode, shuffle=False,
+            target_size=self.settings.target_size, batch_size=self.settings.batch_size, **options,
+        )  # fmt: skip
+        names = [Path(name).name for name in flow.filenames]
+        ours = [(pair.frame if folder == pair.frame.parent else pair.mask).name for pair in self.pairs]
+        if names != ours:
+            raise MismatchError(folder, "files that are no partners", "frames and masks alone", "Move the others away.")
+        return flow
+
+
+def _check_pillow(pair: Pair, channels: int) -> None:
+    """Raise where Keras' generator would not see the pixels that the frame holds."""
+    advice = "Set load_dataset_args.custom: 1."
+    with open_raster(pair.frame) as src:
+        check_bands(src, pair.frame, channels)
+        pixels = src.read(indexes=data_bands(src))
+    if pixels.dtype != np.uint8 or channels not in PIL_BANDS:
+        found = f"{channels} bands of {pixels.dtype}, which Keras' ImageDataGenerator (Pillow) cannot read"
+        raise BadInputError(pair.frame, found, "8 bits and 1, 3 or 4 bands", advice)
+    try:
+        seen = keras.utils.img_to_array(
+            keras.utils.load_img(pair.frame, color_mode=PIL_BANDS[channels]), data_format="channels_last"
+        )
+    except OSError:
+        found = "a file that Keras' ImageDataGenerator (Pillow) cannot read"
+        raise BadInputError(pair.frame, found, "8 bits and 1, 3 or 4 bands", advice) from None
+    if not np.array_equal(np.moveaxis(seen, -1, 0), pixels):
+        found = "other pixels when Keras' ImageDataGenerator (Pillow) reads it"
+        raise BadInputError(pair.frame, found, "the pixels that it holds", advice)
