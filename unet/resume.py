@@ -1,0 +1,86 @@
+"""The state of a training that was stopped, in a file, so that it goes on as if it had not been."""
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roofkit.artifacts import committed
+from roofkit.cli import say
+from roofkit.errors import BadInputError, SettingsError
+
+Row = dict[str, float]
+
+
+class Resume:
+    """The state after the last finished epoch, in a file beside the model: weights, optimizer, history."""
+
+    def __init__(self, model_path: Path, made_from: Mapping[str, Any]) -> None:
+        self.path = model_path.with_suffix(".resume.npz")
+        self.made_from = json.loads(json.dumps(made_from))
+
+    def save(self, network: Any, rows: Sequence[Row]) -> None:
+        """Write the state, whole or not at all."""
+        arrays: dict[str, Any] = {f"{i:05d}": v.numpy() for i, v in enumerate(self._variables(network))}
+        note = json.dumps({"made_from": self.made_from, "rows": list(rows)})
+        buffer = io.BytesIO()
+        np.savez(buffer, note=np.array(note), **arrays)
+        with committed(self.path) as part:
+            part.write_bytes(buffer.getvalue())
+
+    def load(self, network: Any) -> list[Row]:
+        """Put the state into the network; the history so far, empty where there is no state.
+
+        Raises:
+            SettingsError: Settings or frames are not those of the state.
+            BadInputError: The file is broken.
+        """
+        if not self.path.is_file():
+            say(f"{self.path.name}: no stopped training to continue; starting with the first epoch")
+            return []
+        note, arrays = self._read()
+        self._check_same(note["made_from"])
+        variables = self._variables(network)
+        if [tuple(v.shape) for v in variables] != [a.shape for a in arrays]:
+            raise self._bad("the state of another network")
+        for variable, array in zip(variables, arrays):
+            variable.assign(array)
+        return list(note["rows"])
+
+    def remove(self) -> None:
+        """Forget the state."""
+        self.path.unlink(missing_ok=True)
+
+    def _variables(self, network: Any) -> list[Any]:
+        network.optimizer.build(network.trainable_variables)
+        return [*network.weights, *network.optimizer.variables]
+
+    def _read(self) -> tuple[dict[str, Any], list[Any]]:
+        try:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                note = json.loads(str(file["note"]))
+                return note, [file[name] for name in sorted(set(file.files) - {"note"})]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise self._bad(f"not readable ({error})") from None
+
+    def _bad(self, found: str) -> BadInputError:
+        return BadInputError(
+            self.path, found, "the state of a stopped training", "Remove it, or train without --resume."
+        )
+
+    def _check_same(self, before: Mapping[str, Any]) -> None:
+        for key in sorted({*before, *self.made_from}):
+            if before.get(key) != self.made_from.get(key):
+                found = f"{_short(self.made_from.get(key))}, and {_short(before.get(key))} when training was stopped"
+                advice = "Change it back, or train without --resume."
+                raise SettingsError(key, found, "the same for --resume", advice)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "…"
