@@ -145,7 +145,9 @@ class TrainingArgs(Block):
     reduce_on_plateau: Positive | None = Field(
         4, description="epochs after which the learning rate halves; null: never"
     )
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "auto", description="auto: mixed_bfloat16 where this processor computes in it and no GPU is there, else float32"
+    )
     seed: Annotated[int, Field(ge=0)] = 0
 
 

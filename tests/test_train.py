@@ -18,6 +18,7 @@ from conftest import real
 import train.train as stage
 from roofkit.settings import TrainingArgs
 from train.train import base_rate_bias, best_row, history_text, is_over, main, next_learning_rate, waited
+from unet.backend import best_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, BANDS = 16, 3
@@ -117,7 +118,7 @@ class Project:
             "model_args": dict(
                 input_shape=[SIDE, SIDE, BANDS], num_layers=0, filters=4, upconv_filters=4, bachnorm_momentum=0.8
             ),
-            "training_args": dict(epochs=2, learning_rate=0.01),
+            "training_args": dict(epochs=2, learning_rate=0.01, precision="float32"),
         }
         self.model = folder / "results/results_4.h5"
 
@@ -561,3 +562,27 @@ def test_real_eight_band_uint16_frames(project, capsys, compiled):
     assert project.run("--json") == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["val_iou"] > 0.02
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpu", "expected"),
+    [
+        ("fpu avx512f avx512_bf16", None, "mixed_bfloat16"),
+        ("fpu amx_bf16", None, "mixed_bfloat16"),
+        ("fpu avx2", None, "float32"),
+        ("fpu avx512_bf16", "/usr/bin/nvidia-smi", "float32"),
+    ],
+)
+def test_the_precision_of_this_machine(monkeypatch, flags, gpu, expected):
+    monkeypatch.setattr("unet.backend.shutil.which", lambda name: gpu)
+    monkeypatch.setattr("unet.backend.Path.read_text", lambda self, **options: f"flags : {flags}\n")
+    assert best_precision() == expected
+
+
+def test_where_the_processor_cannot_be_asked_it_is_float32(monkeypatch):
+    def absent(self, **options):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("unet.backend.shutil.which", lambda name: None)
+    monkeypatch.setattr("unet.backend.Path.read_text", absent)
+    assert best_precision() == "float32"

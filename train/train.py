@@ -25,7 +25,7 @@ from roofkit.errors import BadInputError, MismatchError, MissingInputError, Outp
 from roofkit.paths import Paths
 from roofkit.raster import band_names, open_raster, raster_digest
 from roofkit.settings import LoadDatasetArgs, ModelArgs, OutputArgs, TrainingArgs
-from unet.backend import start_keras
+from unet.backend import best_precision, start_keras
 from unet.resume import Resume
 
 HISTORY = (
@@ -200,7 +200,8 @@ class Training:
 
         with precision("float32"):
             self.shipped = build_unet(model, output, self.settings.data.data_format, preparation)
-        with precision(self.settings.training.precision):
+        chosen = self.settings.training.precision
+        with precision(best_precision() if chosen == "auto" else chosen):
             self.network = build_unet(_channels_last(model, self.settings.data), output, preparation=preparation)
             self._compile()
         self._start(start_weights)
