@@ -19,7 +19,8 @@ from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, progress, run_stage, stage_parser
-from roofkit.errors import BadInputError, MismatchError, SettingsError
+from roofkit.errors import BadInputError, SettingsError
+from roofkit.pairs import by_stem
 from roofkit.raster import (
     Pixels,
     Valid,
@@ -104,8 +105,7 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
         MismatchError: Two scenes have one name.
         SettingsError: The padding does not fit a scene.
     """
-    scenes = raster_files(src)
-    _check_names(scenes)
+    scenes = list(by_stem(raster_files(src)).values())
     rows = [row for scene in scenes for row in _chip_rows(scene, dst, settings)]
     keys = _chip_keys(rows, scenes, settings, rasters)
     with Outputs(dst, "chip", overwrite=run.overwrite) as outputs:
@@ -128,16 +128,6 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
             raise BadInputError(src, found, "some valid pixels", "Lower chip_args.min_valid.")
         fraction = float(np.mean([outputs.facts(name)["valid_fraction"] for name in kept]))
     return ChipReport(str(dst), len(scenes), len(made), len(kept) - len(made), len(keys) - len(kept), fraction)
-
-
-def _check_names(scenes: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for scene in scenes:
-        if scene.stem in seen:
-            raise MismatchError(
-                scene, f"the same name as {seen[scene.stem]}", "scenes of different names", "Rename one."
-            )
-        seen[scene.stem] = scene
 
 
 def _chip_rows(scene: Path, dst: Path, settings: ChipArgs) -> list[ChipRow]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from roofkit.artifacts import Outputs, digests, fingerprint, write_json
 from roofkit.cli import Run, progress, run_stage, stage_parser
-from roofkit.errors import BadInputError, MismatchError, MissingInputError
-from roofkit.raster import Pixels, Valid, grid_of, open_raster, raster_files, read_pixels, windows
+from roofkit.pairs import check_grid, mask_files, pair_rasters, read_mask
+from roofkit.raster import Valid, open_raster, windows
 from roofkit.workers import map_items
 
 WINDOW = 2048
@@ -72,19 +72,6 @@ def count(predicted: Valid, truth: Valid, valid: Valid) -> Counts:
     return Counts(tp, fp, fn, p.size - tp - fp - fn)
 
 
-def as_roof(mask: Pixels, path: Path) -> Valid:
-    """True where a mask says roof.
-
-    Raises:
-        BadInputError: It is not a mask: several bands, or values that are neither 0 and 255 nor 0 and 1.
-    """
-    values = set(np.unique(mask).tolist())
-    if mask.shape[0] != 1 or not (values <= {0, 255} or values <= {0, 1}):
-        found = f"{mask.shape[0]} band(s) with values {sorted(values)[:6]}"
-        raise BadInputError(path, found, "a mask: one band of 0 and 255", "Give the folder of masks.")
-    return np.asarray(mask[0] > 0)
-
-
 def compare(pair: tuple[Path, Path]) -> Counts:
     """Counts of a predicted and a true mask.
 
@@ -92,38 +79,13 @@ def compare(pair: tuple[Path, Path]) -> Counts:
         MismatchError: Their grids differ.
         BadInputError: One of them is not a mask.
     """
+    check_grid(pair[0], like=pair[1])
     total = Counts()
     with open_raster(pair[0]) as predicted, open_raster(pair[1]) as truth:
-        if not grid_of(predicted).matches(grid_of(truth)):
-            raise MismatchError(
-                pair[0], f"another grid than {pair[1]}", "equal size, CRS and transform", "Predict again."
-            )
         for window in windows(predicted.height, predicted.width, WINDOW):
-            (p, p_valid), (t, t_valid) = read_pixels(predicted, window), read_pixels(truth, window)
-            total += count(as_roof(p, pair[0]), as_roof(t, pair[1]), p_valid & t_valid)
+            (p, p_valid), (t, t_valid) = read_mask(predicted, window), read_mask(truth, window)
+            total += count(p, t, p_valid & t_valid)
     return total
-
-
-def pair_masks(predictions: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """Predicted and true masks of one name, sorted.
-
-    Raises:
-        MissingInputError: A predicted mask has no true one, or the other way round.
-    """
-    found = [{path.stem: path for path in _masks(folder)} for folder in (predictions, masks)]
-    for folder, here, there in ((masks, found[1], found[0]), (predictions, found[0], found[1])):
-        missing = sorted(set(there) - set(here))
-        if missing:
-            state = f"no {missing[0]}.tif" + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
-            raise MissingInputError(folder, state, "a mask for each name on the other side", "Run predict again.")
-    return [(found[0][stem], found[1][stem]) for stem in sorted(found[0])]
-
-
-def _masks(folder: Path) -> list[Path]:
-    """Masks are GeoTIFFs, except where somebody else's frames came as PNG with PNG masks."""
-    if folder.is_dir() and not any(folder.glob("*.tif*")) and any(folder.glob("*.png")):
-        return raster_files(folder, "png")
-    return raster_files(folder)
 
 
 def evaluate_masks(predictions: Path, masks: Path, dst: Path, *, run: Run) -> EvaluateReport:
@@ -132,7 +94,7 @@ def evaluate_masks(predictions: Path, masks: Path, dst: Path, *, run: Run) -> Ev
     Raises:
         MissingInputError, MismatchError, BadInputError: The pairs are not complete, not on one grid, or not masks.
     """
-    pairs = pair_masks(predictions, masks)
+    pairs = pair_rasters(mask_files(predictions), mask_files(masks), kinds=("prediction", "mask"))
     names = [pair[0].stem for pair in pairs]
     key = fingerprint("evaluate", names, digests(path for pair in pairs for path in pair))
     with Outputs(dst.parent, "evaluate", name=dst.name, overwrite=run.overwrite) as outputs:

@@ -34,6 +34,7 @@ from rasterio.windows import Window
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError
+from roofkit.pairs import by_stem
 from roofkit.paths import find_labels
 from roofkit.raster import (
     Grid,
@@ -160,18 +161,15 @@ def find_frames(paths: Iterable[Path], dst: Path) -> list[Frame]:
         BadInputError: A frame has no CRS.
         MismatchError: Two frames would have one mask.
     """
-    frames: dict[str, Frame] = {}
-    for path in paths:
+    frames = []
+    for path in by_stem(paths).values():
         with open_raster(path) as src:
             grid = grid_of(src)
         if grid.crs is None:
             advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."
             raise BadInputError(path, "no CRS", "a georeferenced frame, on which polygons can be placed", advice)
-        if path.stem in frames:
-            other = frames[path.stem].path
-            raise MismatchError(path, f"the same name as {other}", "frames of different names", "Rename one.")
-        frames[path.stem] = Frame(path, dst / f"{path.stem}.tif", grid, raster_digest(path))
-    return list(frames.values())
+        frames.append(Frame(path, dst / f"{path.stem}.tif", grid, raster_digest(path)))
+    return frames
 
 
 def with_polygons(frames: list[Frame], labels: Labels) -> tuple[list[Frame], int]:

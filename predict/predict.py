@@ -28,6 +28,7 @@ from roofkit.artifacts import Outputs, digest, fingerprint
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
 from roofkit.errors import MismatchError, MissingInputError
 from roofkit.footprints import FootprintTracer, gather, to_features
+from roofkit.pairs import by_stem
 from roofkit.raster import (
     BLOCK,
     RasterWriter,
@@ -315,16 +316,14 @@ class _Job:
         return int(self.outputs["vectors"].facts(vectors.name)["features"]) if vectors else None
 
 
-def predict_rasters(src: Path, targets: Targets, predictor: Predictor, *, run: Run) -> PredictReport:
-    """Masks, and what else `targets` asks for, of every raster of `src`.
+def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *, run: Run) -> PredictReport:
+    """Masks, and what else `targets` asks for, of every raster.
 
     Raises:
-        MissingInputError: No raster.
         BadInputError: The model or a raster cannot be read.
         MismatchError: The model takes another number of bands, or two rasters have one name.
     """
-    paths = raster_files(src, run.settings.extension_args.extension)
-    _check_names(paths)
+    by_stem(paths)
     rasters, made_from = run.settings.raster_args, digest(predictor.path)
     keys = {
         f"{path.stem}.tif": fingerprint("predict", predictor.settings, rasters, made_from, raster_digest(path))
@@ -341,14 +340,6 @@ def predict_rasters(src: Path, targets: Targets, predictor: Predictor, *, run: R
                 job.features.append(features)
         footprints = job.finish()
         return _report(job, footprints)
-
-
-def _check_names(paths: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in seen:
-            raise MismatchError(path, f"the same name as {seen[path.stem]}", "different names", "Rename one.")
-        seen[path.stem] = path
 
 
 def _report(job: _Job, footprints: int | None) -> PredictReport:
@@ -394,28 +385,40 @@ def predict(options: argparse.Namespace, run: Run) -> PredictReport:
         raise MissingInputError(model, "no such model", "one that train made", "Run python train/train.py first.")
     if options.vectors:
         check_suffix(options.vectors)
-    predictor = Predictor(model, settings)
+    predictor, extension = Predictor(model, settings), run.settings.extension_args.extension
     if options.src:
         targets = Targets(options.dst or run.paths.map, options.probabilities, options.vectors)
-        return predict_rasters(options.src, targets, predictor, run=run)
+        return predict_rasters(raster_files(options.src, extension), targets, predictor, run=run)
     return predict_project(predictor, options, run)
 
 
 def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run) -> PredictReport:
     """The validation frames, then the scenes, of the project; either may be absent."""
     paths, probabilities = run.paths, options.probabilities
-    reports = []
+    reports: list[PredictReport] = []
     if paths.val_frames.is_dir():
+        frames = raster_files(paths.val_frames, run.settings.extension_args.extension)
         targets = Targets(paths.predictions, probabilities / paths.predictions.name if probabilities else None)
-        reports.append(predict_rasters(paths.val_frames, targets, predictor, run=run))
+        reports.append(predict_rasters(frames, targets, predictor, run=run))
     if paths.scenes.is_dir():
-        vectors = options.vectors or paths.footprints
+        scenes = raster_files(paths.scenes)
+        vectors = options.vectors or _footprints(scenes, paths.footprints)
         targets = Targets(paths.map, probabilities / paths.map.name if probabilities else None, vectors)
-        reports.append(predict_rasters(paths.scenes, targets, predictor, run=run))
+        reports.append(predict_rasters(scenes, targets, predictor, run=run))
     if not reports:
         found = f"neither {paths.val_frames.name} nor {paths.scenes.name}"
         raise MissingInputError(paths.data, found, "frames or scenes", "Name what to predict: MODEL SRC DST.")
     return both(*reports) if len(reports) == 2 else reports[0]
+
+
+def _footprints(scenes: list[Path], path: Path) -> Path | None:
+    """Where polygons go, unless a scene cannot have any: then it is said, and the masks are made all the same."""
+    for scene in scenes:
+        with open_raster(scene) as src:
+            if src.crs is None:
+                say(f"{scene} has no CRS: {path.name} is not made, since polygons need one.")
+                return None
+    return path
 
 
 def threshold_of(text: str) -> str | float:

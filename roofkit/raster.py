@@ -96,10 +96,7 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
             if src.count == 0 or set(src.dtypes) - set(DTYPES) or len(set(src.dtypes)) > 1:
                 found = f"pixels of {', '.join(sorted(set(src.dtypes))) or 'no band'}"
                 raise BadInputError(path, found, f"one of {', '.join(DTYPES)}", "Convert it (gdal_translate -ot).")
-            try:
-                yield src
-            except RasterioIOError as error:
-                raise BadInputError(path, f"broken pixels ({error})", "a whole file", "Replace it.") from None
+            yield src
 
 
 def raster_files(source: Path, extension: str = "tif") -> list[Path]:
@@ -163,14 +160,17 @@ def raster_digest(path: Path) -> str:
 
 
 def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixels, Valid]:
-    """Data bands (bands, rows, cols) in the file's dtype, and their validity, of a window inside the raster."""
-    pixels = src.read(indexes=data_bands(src), window=window)
-    if _without_mask(src):
-        valid = np.ones(pixels.shape[1:], bool)
-    else:
-        valid = src.dataset_mask(window=window) != 0
-    if pixels.dtype.kind == "f":
-        valid &= ~np.isnan(pixels).any(axis=0)
+    """Data bands (bands, rows, cols) in the file's dtype, and their validity, of a window inside the raster.
+
+    Raises:
+        BadInputError: The file's pixels are broken.
+    """
+    try:
+        pixels = src.read(indexes=data_bands(src), window=window)
+        masked = np.ones(pixels.shape[1:], bool) if _without_mask(src) else src.dataset_mask(window=window) != 0
+    except RasterioIOError as error:
+        raise BadInputError(src.name, f"broken pixels ({error})", "a whole file", "Replace it.") from None
+    valid: Valid = masked & ~np.isnan(pixels).any(axis=0) if pixels.dtype.kind == "f" else masked
     return pixels, valid
 
 

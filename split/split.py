@@ -16,7 +16,7 @@ import io
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,10 @@ from rasterio.warp import transform as transform_points
 
 from roofkit.artifacts import Outputs, committed, digest, fingerprint
 from roofkit.cli import Run, progress, run_stage, stage_parser
-from roofkit.errors import BadInputError, MismatchError, OutputError, SettingsError
+from roofkit.errors import BadInputError, OutputError, SettingsError
+from roofkit.pairs import check_grid, mask_files, pair_rasters, read_mask
 from roofkit.paths import Paths
-from roofkit.raster import Grid, Pixels, Valid, grid_of, open_raster, raster_files, read_pixels
+from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, read_pixels
 from roofkit.settings import SplitArgs
 from roofkit.workers import map_items
 
@@ -197,26 +198,10 @@ def pair_up(frames: Sequence[Path], masks: Sequence[Path]) -> list[Pair]:
     """Frames with the mask of the same name, sorted by scene, row and column.
 
     Raises:
-        MismatchError: A frame has no mask, a mask no frame, or two files one name.
+        MissingInputError: A frame has no mask, or a mask no frame.
+        MismatchError: Two files have one name.
     """
-    frame_of, mask_of = by_stem(frames), by_stem(masks)
-    for kind, other, mine, theirs in (("frame", "mask", frame_of, mask_of), ("mask", "frame", mask_of, frame_of)):
-        alone = sorted(set(mine) - set(theirs))
-        if alone:
-            found = f"{len(alone):,} of {len(mine):,} {kind}s without {other}, this the first"
-            advice = "Run mask on these frames, or remove what has no counterpart."
-            raise MismatchError(mine[alone[0]], found, f"a {other} of the same name for each {kind}", advice)
-    return sorted((Pair(path, mask_of[stem]) for stem, path in frame_of.items()), key=lambda pair: pair.place)
-
-
-def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """Paths by name without extension; two of one name are a MismatchError."""
-    found: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in found:
-            raise MismatchError(path, f"the same name as {found[path.stem]}", "files of different names", "Rename one.")
-        found[path.stem] = path
-    return found
+    return sorted((Pair(*pair) for pair in pair_rasters(frames, masks)), key=lambda pair: pair.place)
 
 
 def measure(pair: Pair) -> Measured:
@@ -224,32 +209,14 @@ def measure(pair: Pair) -> Measured:
 
     Raises:
         MismatchError: Frame and mask lie on different grids.
-        BadInputError: The mask has several bands, or values other than 0 and 255.
+        BadInputError: The mask is none, or a file is broken.
     """
-    with open_raster(pair.frame) as frame, open_raster(pair.mask) as mask:
-        grid, mask_grid = grid_of(frame), grid_of(mask)
-        if not grid.matches(mask_grid):
-            found = f"on another grid ({describe(mask_grid)}) than its frame {pair.frame} ({describe(grid)})"
-            raise MismatchError(pair.mask, found, "size, CRS and transform of the frame", "Run mask on these frames.")
-        roof, mask_valid = read_pixels(mask)
-        check_mask(roof, pair.mask)
-        counts = count_pixels(roof[0] != 0, mask_valid & read_pixels(frame)[1])
-    return Measured(pair, grid, *counts, (digest(pair.frame), digest(pair.mask)))
-
-
-def check_mask(pixels: Pixels, path: Path) -> None:
-    """Raise BadInputError unless (bands, rows, cols) is one band of 0 and 255."""
-    values = np.unique(pixels)
-    if len(pixels) != 1 or not np.isin(values, (0, 255)).all():
-        shown = ", ".join(map(str, values[:4].tolist())) + (", …" if len(values) > 4 else "")
-        found = f"{len(pixels)} bands" if len(pixels) != 1 else f"the values {shown}"
-        raise BadInputError(path, found, "one band of 0 (background) and 255 (roof)", "Make the masks with mask.")
-
-
-def describe(grid: Grid) -> str:
-    """Size, CRS and upper-left corner in words."""
-    crs = grid.crs.to_string() if grid.crs else "no CRS"
-    return f"{grid.width} x {grid.height} px, {crs}, corner {grid.transform.c:.10g}, {grid.transform.f:.10g}"
+    check_grid(pair.mask, like=pair.frame)
+    with open_raster(pair.mask) as src:
+        roof, labelled = read_mask(src)
+    with open_raster(pair.frame) as src:
+        grid, valid = grid_of(src), read_pixels(src)[1]
+    return Measured(pair, grid, *count_pixels(roof, labelled & valid), (digest(pair.frame), digest(pair.mask)))
 
 
 def grounds_of(chips: Sequence[Measured]) -> list[Ground]:
@@ -362,7 +329,7 @@ def split_chips(frames: Path, masks: Path, layout: Layout, *, settings: SplitArg
         SettingsError: No split with roofs on both sides comes out.
         OutputError: A file of somebody else lies where frames are to be.
     """
-    pairs = pair_up(raster_files(frames, run.settings.extension_args.extension), mask_files(masks, run))
+    pairs = pair_up(raster_files(frames, run.settings.extension_args.extension), mask_files(masks))
     with closing(map_items(measure, pairs, workers=workers_for(pairs, run))) as done:
         chips = list(progress(done, len(pairs), "split: measure", quiet=run.quiet))
     if not any(chip.roof for chip in chips):
@@ -377,12 +344,6 @@ def split_chips(frames: Path, masks: Path, layout: Layout, *, settings: SplitArg
     sides = [side_of.get(i, LEFT_OUT) for i in range(len(chips))]
     made, kept = write_split(chips, sides, blocks, layout, run)
     return report_of(chips, sides, layout.folder, made=made, kept=kept)
-
-
-def mask_files(masks: Path, run: Run) -> list[Path]:
-    """Masks are GeoTIFF, or, where there is none, of the frames' kind."""
-    has_tif = not masks.is_dir() or any(path.suffix.lower() in (".tif", ".tiff") for path in masks.iterdir())
-    return raster_files(masks, "tif" if has_tif else run.settings.extension_args.extension)
 
 
 def workers_for(items: Sequence[Any], run: Run) -> int | None:

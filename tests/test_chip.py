@@ -318,7 +318,7 @@ def test_main_refuses_other_dtypes_and_absent_scenes(make_raster, tmp_path, caps
 def test_stage_refuses_scenes_of_one_name(make_raster, tmp_path):
     make_raster(SCENE, "scenes/a.tif")
     make_raster(SCENE, "scenes/a.tiff")
-    with pytest.raises(MismatchError, match=r"a.tiff: the same name as .*a.tif; expected scenes of different names"):
+    with pytest.raises(MismatchError, match=r"a.tiff: the same name as .*a.tif; expected files of different names"):
         cut(tmp_path / "scenes", tmp_path / "chips")
     with pytest.raises(MissingInputError, match="no such file or folder"):
         cut(tmp_path / "absent", tmp_path / "chips")

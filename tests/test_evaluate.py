@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluate.evaluate import Counts, as_roof, count, main, pair_masks
-from roofkit.errors import BadInputError, MismatchError, MissingInputError
+from evaluate.evaluate import Counts, compare, count, main
+from roofkit.errors import BadInputError, MismatchError
 
 PREDICTED = np.array([[255, 255, 0], [0, 0, 0]], np.uint8)
 TRUTH = np.array([[255, 0, 255], [255, 0, 0]], np.uint8)
@@ -74,32 +74,47 @@ def test_masks_of_0_and_1_count_too(make_raster, tmp_path):
     assert json.loads((tmp_path / "s.json").read_text())["counts"]["tp"] == 1
 
 
-def test_probabilities_are_not_masks():
-    with pytest.raises(BadInputError, match=r"p\.tif: 1 band\(s\) with values \[3, 200\]; expected a mask"):
-        as_roof(np.array([[[3, 200]]], np.uint8), Path("p.tif"))
+def test_background_tagged_as_nodata_counts(make_raster, tmp_path):
+    make_raster(PREDICTED, "p/a.tif")
+    make_raster(TRUTH, "m/a.tif", nodata=0)
+    assert main([str(tmp_path / "p"), str(tmp_path / "m"), str(tmp_path / "s.json"), "--quiet"]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["counts"] == {"tp": 1, "fp": 1, "fn": 2, "tn": 2}
 
 
-def test_two_bands_are_not_a_mask():
-    with pytest.raises(BadInputError, match="2 band"):
-        as_roof(np.zeros((2, 1, 1), np.uint8), Path("p.tif"))
+def test_probabilities_are_not_masks(make_raster):
+    pair = (make_raster(PREDICTED // 2, "p.tif"), make_raster(TRUTH, "t.tif"))
+    with pytest.raises(BadInputError, match=r"p\.tif: values 0, 127; expected 0 and 255"):
+        compare(pair)
 
 
-def test_missing_partner_is_named(folders, tmp_path):
+def test_two_bands_are_not_a_mask(make_raster):
+    pair = (make_raster(PREDICTED, "p.tif"), make_raster(np.stack([TRUTH, TRUTH]), "t.tif"))
+    with pytest.raises(BadInputError, match=r"t\.tif: 2 bands; expected a mask of one band"):
+        compare(pair)
+
+
+def test_missing_partner_is_named(folders, tmp_path, capsys):
     (tmp_path / "masks" / "b.tif").unlink()
-    with pytest.raises(MissingInputError, match=r"masks: no b\.tif"):
-        pair_masks(tmp_path / "predictions", tmp_path / "masks")
+    assert main([*folders, "--quiet"]) == 1
+    assert "predictions/b.tif: 1 of 2 predictions without mask (b.tif)" in capsys.readouterr().err
+
+
+def test_frames_in_natural_order(make_raster, tmp_path):
+    for name in ("val_10", "val_9"):
+        make_raster(PREDICTED, f"p/{name}.tif")
+        make_raster(TRUTH, f"m/{name}.tif")
+    assert main([str(tmp_path / "p"), str(tmp_path / "m"), str(tmp_path / "s.json"), "--quiet"]) == 0
+    assert list(json.loads((tmp_path / "s.json").read_text())["frames"]) == ["val_9", "val_10"]
 
 
 def test_other_grid_is_refused(make_raster, folders, tmp_path, capsys):
     make_raster(TRUTH, "masks/a.tif", crs="EPSG:32645")
     assert main([*folders, "--workers", "1"]) == 1
-    assert "a.tif: another grid than" in capsys.readouterr().err
+    assert "a.tif: on another grid (3 x 2 px, EPSG:32644" in capsys.readouterr().err
     assert not Path(folders[2]).exists()
 
 
 def test_other_grid_is_a_mismatch(make_raster):
-    from evaluate.evaluate import compare
-
     pair = (make_raster(PREDICTED, "p.tif"), make_raster(TRUTH[:, :2], "t.tif"))
     with pytest.raises(MismatchError, match="equal size, CRS and transform"):
         compare(pair)
@@ -108,10 +123,11 @@ def test_other_grid_is_a_mismatch(make_raster):
 def test_png_masks_pair_too(tmp_path, make_raster):
     from skimage.io import imsave
 
-    make_raster(PREDICTED, "p/a.tif", crs=None)
+    make_raster(PREDICTED, "p/a.tif")
     (tmp_path / "m").mkdir()
     imsave(tmp_path / "m" / "a.png", TRUTH, check_contrast=False)
-    assert [pair[1].name for pair in pair_masks(tmp_path / "p", tmp_path / "m")] == ["a.png"]
+    assert main([str(tmp_path / "p"), str(tmp_path / "m"), str(tmp_path / "s.json"), "--quiet"]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["counts"] == {"tp": 1, "fp": 1, "fn": 2, "tn": 2}
 
 
 def test_no_folder_is_one_line(tmp_path, capsys):
@@ -119,3 +135,18 @@ def test_no_folder_is_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path / 'none'}: no such file or folder; expected")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("broken", ["p", "m"])
+def test_the_broken_one_of_two_files_is_named(make_raster, tmp_path, broken):
+    from evaluate.evaluate import compare
+
+    rng = np.random.default_rng(0)
+    pair = tuple(
+        make_raster(rng.integers(0, 2, (64, 64), np.uint8) * 255, f"{n}.tif", compress="deflate") for n in ("p", "m")
+    )
+    path = tmp_path / f"{broken}.tif"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300] + bytes(200) + whole[500:])
+    with pytest.raises(BadInputError, match=rf"{broken}\.tif: broken pixels"):
+        compare(pair)

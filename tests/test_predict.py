@@ -255,3 +255,12 @@ def test_scenes_of_one_name_are_refused(fake_model, make_raster, tmp_path, capsy
     make_raster(bright_roofs(), "s/a.tiff")
     assert main([fake_model, str(tmp_path / "s"), str(tmp_path / "out")]) == 1
     assert "the same name as" in capsys.readouterr().err
+
+
+def test_scenes_without_a_crs_get_masks_and_no_polygons(fake_model, make_raster, tmp_path, capsys):
+    make_raster(bright_roofs(), "data/scenes/plain.tif", crs=None)
+    line = [fake_model, "--data", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--quiet"]
+    assert main(line) == 0
+    assert "plain.tif has no CRS: footprints.gpkg is not made" in capsys.readouterr().err
+    assert (tmp_path / "results" / "map" / "plain.tif").is_file()
+    assert not (tmp_path / "results" / "footprints.gpkg").exists()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chip.chip import main as chip
 from mask.mask import main as mask
-from roofkit.errors import MismatchError, SettingsError
+from roofkit.errors import MismatchError, MissingInputError, SettingsError
 from roofkit.paths import project_paths
 from roofkit.settings import check_settings
 from split.split import (
@@ -116,9 +116,9 @@ def test_pair_up(tmp_path):
     masks = [tmp_path / "m" / name for name in ("a.tif", "b_r0_c10.tif", "b_r0_c9.tif")]
     assert [pair.frame.name for pair in pair_up(frames, masks)] == ["a.png", "b_r0_c9.tif", "b_r0_c10.tif"]
     assert [pair.place for pair in pair_up(frames, masks)] == [("a", 0, 0), ("b", 0, 9), ("b", 0, 10)]
-    with pytest.raises(MismatchError, match=r"a\.png: 1 of 3 frames without mask"):
+    with pytest.raises(MissingInputError, match=r"a\.png: 1 of 3 frames without mask"):
         pair_up(frames, masks[1:])
-    with pytest.raises(MismatchError, match=r"b_r0_c10\.tif: 2 of 3 masks without frame"):
+    with pytest.raises(MissingInputError, match=r"b_r0_c9\.tif: 2 of 3 masks without frame"):
         pair_up(frames[2:], masks)
     with pytest.raises(MismatchError, match=r"a\.tif: the same name as .*a\.png"):
         pair_up([*frames, tmp_path / "f" / "a.tif"], masks)
@@ -329,6 +329,17 @@ def test_roof_counts_valid_pixels_only(make_raster, tmp_path):
     }
 
 
+def test_masks_of_1_and_of_nodata_0_count_as_others(make_raster, tmp_path):
+    for i, options in enumerate(({}, {"nodata": 0})):
+        there = {"transform": TRANSFORM @ Affine.translation(2 * i, 0)}
+        make_raster(np.ones((2, 2), "uint8"), f"chips/{i}.tif", **there)
+        make_raster(np.array([[1, 0], [0, 0]], "uint8"), f"masks/{i}.tif", **there, **options)
+    assert run(tmp_path / "chips", tmp_path / "masks", tmp_path / "out", "--by", "random") == 0
+    assert {(row["roof_fraction"], row["valid_fraction"]) for row in rows_of(tmp_path / "out")} == {
+        ("0.250000", "1.000000")
+    }
+
+
 def test_a_rerun_keeps_and_another_split_replaces(town, capsys):
     folder = town(size=16)
     arguments = (folder / "chips", folder / "masks", folder / "out", "--json")
@@ -389,8 +400,8 @@ def test_named_problems(town, make_raster, capsys):
     assert "s_r0_c16.tif: on another grid (16 x 16 px, EPSG:32644" in failure(capsys, chips, masks, out)
     draw_mask(chips / "s_r0_c16.tif", masks / "s_r0_c16.tif")
     with rasterio.open(masks / "s_r0_c0.tif", "r+") as dst:
-        dst.write(np.eye(16, dtype="uint8")[None])
-    assert "s_r0_c0.tif: the values 0, 1; expected one band of 0" in failure(capsys, chips, masks, out)
+        dst.write(7 * np.eye(16, dtype="uint8")[None])
+    assert "s_r0_c0.tif: values 0, 7; expected 0 and 255, or 0 and 1" in failure(capsys, chips, masks, out)
     assert not out.exists()
 
 

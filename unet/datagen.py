@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from roofkit.errors import BadInputError, MismatchError, SettingsError
-from roofkit.raster import Valid, data_bands, open_raster
+from roofkit.raster import Valid, open_raster, read_pixels
 from roofkit.settings import LoadDatasetArgs
 from unet.frames import (
     FrameStatistics,
@@ -304,7 +304,7 @@ def _check_pillow(pair: Pair, channels: int) -> None:
     advice = "Set load_dataset_args.custom: 1."
     with open_raster(pair.frame) as src:
         check_bands(src, pair.frame, channels)
-        pixels = src.read(indexes=data_bands(src))
+        pixels = read_pixels(src)[0]
     if pixels.dtype != np.uint8 or channels not in PIL_BANDS:
         found = f"{channels} bands of {pixels.dtype}, which Keras' ImageDataGenerator (Pillow) cannot read"
         raise BadInputError(pair.frame, found, "8 bits and 1, 3 or 4 bands", advice)
