@@ -35,7 +35,13 @@ def check_raster() -> None:
 
     pixels = np.arange(8 * 4 * 6, dtype="uint16").reshape(8, 4, 6) * 300
     profile = dict(
-        driver="GTiff", dtype="uint16", count=8, height=4, width=6, crs="EPSG:32644", transform=from_origin(0, 0, 1, 1)
+        driver="GTiff",
+        dtype="uint16",
+        count=8,
+        height=4,
+        width=6,
+        crs="EPSG:32644",
+        transform=from_origin(735000, 2960000, 0.5, 0.5),
     )
     with MemoryFile() as memory:
         with memory.open(**profile) as dst:
