@@ -1,11 +1,7 @@
 """Check that this environment can do the work: every import, and an 8-band 16-bit GeoTIFF there and back."""
 
 import importlib
-import os
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 NEEDED = (
     "geopandas",
@@ -53,7 +49,10 @@ def check_raster() -> None:
 
 def main() -> int:
     """Run the checks; 0 when all pass, else 1 with the reason on stderr."""
+    from unet.backend import start_keras
+
     try:
+        start_keras()  # before the others: it keeps TensorFlow's log lines to itself
         for name in NEEDED:
             importlib.import_module(name)
         check_raster()
