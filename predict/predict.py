@@ -396,11 +396,11 @@ def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run)
     """The validation frames, then the scenes, of the project; either may be absent."""
     paths, probabilities = run.paths, options.probabilities
     reports: list[PredictReport] = []
-    if paths.val_frames.is_dir():
+    if _holds_files(paths.val_frames):
         frames = raster_files(paths.val_frames, run.settings.extension_args.extension)
         targets = Targets(paths.predictions, probabilities / paths.predictions.name if probabilities else None)
         reports.append(predict_rasters(frames, targets, predictor, run=run))
-    if paths.scenes.is_dir():
+    if _holds_files(paths.scenes):
         scenes = raster_files(paths.scenes)
         vectors = options.vectors or _footprints(scenes, paths.footprints)
         targets = Targets(paths.map, probabilities / paths.map.name if probabilities else None, vectors)
@@ -409,6 +409,10 @@ def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run)
         found = f"neither {paths.val_frames.name} nor {paths.scenes.name}"
         raise MissingInputError(paths.data, found, "frames or scenes", "Name what to predict: MODEL SRC DST.")
     return both(*reports) if len(reports) == 2 else reports[0]
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _footprints(scenes: list[Path], path: Path) -> Path | None:

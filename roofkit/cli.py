@@ -8,6 +8,7 @@ import dataclasses
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def run_stage(
 
 def checked(work: Callable[[argparse.Namespace], int], options: argparse.Namespace, name: str) -> int:
     """The exit status of `work`; named problems become one line on stderr, signals their exit status."""
-    before = _raise_on_sigterm()
+    before = _raise_on_signals()
     try:
         return work(options)
     except RoofError as error:
@@ -108,13 +109,16 @@ def checked(work: Callable[[argparse.Namespace], int], options: argparse.Namespa
     except OSError as error:
         where, what = error.filename or name, error.strerror or error
         return _fail(f"{where}: {what}; expected a file or folder to work with. Check it, then run again.")
+    except MemoryError as error:
+        what = f"not enough memory ({error or 'out of memory'})"
+        return _fail(f"{name}: {what}; expected a smaller task. Lower sizes in the settings, or use --workers 1.")
     except KeyboardInterrupt:
         return INTERRUPTED
     except Terminated:
         return TERMINATED
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start_run(options: argparse.Namespace) -> Run:
@@ -125,16 +129,31 @@ def start_run(options: argparse.Namespace) -> Run:
     return Run(settings, paths, options.settings, options.overwrite, options.workers, options.quiet)
 
 
-def _raise_on_sigterm() -> Any:
-    """Turn SIGTERM into an exception, so that locks and unfinished files are cleaned up on the way out."""
+_asked_to_stop: list[type[BaseException]] = []
+
+
+def raise_if_stopped() -> None:
+    """Raise what a signal asked for, in case a library swallowed it where it was raised first (a destructor, say)."""
+    if _asked_to_stop:
+        raise _asked_to_stop[0]
+
+
+def _raise_on_signals() -> dict[signal.Signals, Any]:
+    """Turn SIGTERM and Ctrl-C into exceptions, so that locks and unfinished files are cleaned up on the way out.
+
+    Returns:
+        The handlers that were there before.
+    """
+    _asked_to_stop.clear()
+    kinds: dict[signal.Signals, type[BaseException]] = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
 
     def stop(number: int, frame: Any) -> None:
-        raise Terminated
+        _asked_to_stop.append(kinds[signal.Signals(number)])
+        raise_if_stopped()
 
-    try:
-        return signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: signals are somebody else's
-        return None
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # signals are somebody else's
+    return {number: signal.signal(number, stop) for number in kinds}
 
 
 def _fail(line: str) -> int:

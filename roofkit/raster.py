@@ -18,7 +18,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
@@ -31,6 +31,7 @@ DRIVERS = {"tif": "GTiff", "tiff": "GTiff", "png": "PNG", "jpg": "JPEG", "jpeg":
 DTYPES = ("uint8", "uint16", "int16", "float32")
 BLOCK = 256  # side of a GeoTIFF block
 CACHE_BYTES = 64 * 2**20
+BLOCK_BYTES = 256 * 2**20  # a block that decodes to more is refused: GDAL reads blocks whole
 Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
 
@@ -77,11 +78,12 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
 
     Raises:
         MissingInputError: There is no such file.
-        BadInputError: It is of another kind, broken, or of a dtype that this program does not know.
+        BadInputError: It is of another kind, broken, of a dtype that this program does not know, or in huge blocks.
     """
     driver = DRIVERS.get(path.suffix.lower().lstrip("."))
     if not path.is_file():
-        raise MissingInputError(path, "no such file", "a raster file", "Check its name.")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise MissingInputError(path, found, "a raster file", "Check its name.")
     if driver is None:
         raise BadInputError(
             path, f"a {path.suffix or 'nameless'} file", "a .tif, .png or .jpg", "Convert it to GeoTIFF."
@@ -96,7 +98,18 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
             if src.count == 0 or set(src.dtypes) - set(DTYPES) or len(set(src.dtypes)) > 1:
                 found = f"pixels of {', '.join(sorted(set(src.dtypes))) or 'no band'}"
                 raise BadInputError(path, found, f"one of {', '.join(DTYPES)}", "Convert it (gdal_translate -ot).")
+            size = _block_bytes(src)
+            if size > BLOCK_BYTES:
+                found, expected = f"blocks of {size / 2**20:,.0f} MiB", f"at most {BLOCK_BYTES // 2**20} MiB"
+                raise BadInputError(path, found, expected, "Store it in tiles (gdal_translate -co TILED=YES).")
             yield src
+
+
+def _block_bytes(src: DatasetReader) -> int:
+    """Memory that the largest block of a raster takes when it is decoded: all bands where they are interleaved."""
+    rows, cols = np.max(src.block_shapes, axis=0).tolist()
+    bands = src.count if src.interleaving == Interleaving.pixel else 1
+    return int(rows * cols * bands * np.dtype(src.dtypes[0]).itemsize)
 
 
 def raster_files(source: Path, extension: str = "tif") -> list[Path]:

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
-FIXED_DATE = "2000-01-01T00:00:00.000Z"  # GeoPackage stores the time of writing; a fixed one keeps bytes equal
+WRITING = {
+    "OGR_CURRENT_DATE": "2000-01-01T00:00:00.000Z",  # GeoPackage stores the time of writing; a fixed one: equal bytes
+    "OGR_GPKG_ALLOW_THREADED_RTREE": "NO",  # else GDAL leaves an empty database of its index beside a large file
+}
 
 
 def check_suffix(path: Path) -> None:
@@ -37,7 +40,7 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
             if driver == "Parquet":
                 features.to_parquet(part, compression="zstd", write_covering_bbox=True)
                 return
-            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": FIXED_DATE})
+            pyogrio.set_gdal_config_options(WRITING)
             pyogrio.write_dataframe(
                 *_prepared(features, driver), part, driver=driver, layer=path.stem, **_options(driver)
             )
@@ -45,7 +48,7 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
         except DataSourceError as error:
             raise _not_written(path, str(error)) from error
         finally:
-            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+            pyogrio.set_gdal_config_options(dict.fromkeys(WRITING))
         if found != len(features):
             raise _not_written(path, f"{found} of {len(features)} features came back")
 

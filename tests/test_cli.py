@@ -1,6 +1,7 @@
 """The command line that all scripts share."""
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from roofkit.cli import Terminated, positive, progress, run_stage, say, stage_parser
+from roofkit.cli import Terminated, checked, positive, progress, raise_if_stopped, run_stage, say, stage_parser
 from roofkit.errors import BadInputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +93,7 @@ def test_positive():
         ),
         (PermissionError(13, "Permission denied", "b.tif"), 1, "b.tif: Permission denied; expected"),
         (OSError("strange"), 1, "strange"),
+        (MemoryError("Unable to allocate 4.00 TiB"), 1, "not enough memory (Unable to allocate 4.00 TiB); expected"),
         (KeyboardInterrupt(), 130, ""),
         (Terminated(), 143, ""),
     ],
@@ -176,3 +178,21 @@ def test_help_is_quick_and_imports_nothing_heavy(script, tmp_path):
     assert not heavy & {"tensorflow", "keras", "matplotlib"}
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # the clock would count other work
     assert seconds < 1.5
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_swallowed_signal_is_raised_again(number, status):
+    def work(options):
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(number)
+        raise_if_stopped()
+        return 0
+
+    assert checked(work, argparse.Namespace(), "x") == status
+    assert checked(lambda options: raise_if_stopped() or 0, argparse.Namespace(), "x") == 0
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    checked(lambda options: 0, argparse.Namespace(), "x")
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before

@@ -233,6 +233,14 @@ def test_a_project_gets_frames_then_scenes(fake_model, make_raster, tmp_path, ca
     assert report["footprints"] == 2
 
 
+def test_an_empty_folder_of_scenes_counts_as_none(fake_model, make_raster, tmp_path):
+    make_raster(bright_roofs()[:, :32, :32], "data/val_frames/val_0.tif")
+    (tmp_path / "data/scenes").mkdir()
+    (tmp_path / "data/scenes/.gitkeep").touch()
+    assert main([fake_model, "--data", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--quiet"]) == 0
+    assert (tmp_path / "results/predictions/val_0.tif").is_file()
+
+
 def test_nothing_to_predict_and_no_model(fake_model, tmp_path, capsys):
     folders = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
     assert main([fake_model, *folders]) == 1

@@ -187,6 +187,23 @@ def test_open_raster_refuses_what_it_cannot_read(tmp_path, make_raster):
         read(make_raster(np.ones((1, 2, 3)), "wide.tif"))
 
 
+@pytest.mark.parametrize(("interleave", "fits"), [("pixel", False), ("band", True)])
+def test_blocks_that_decode_to_too_much_are_refused(make_raster, monkeypatch, interleave, fits):
+    path = make_raster(np.zeros((3, 64, 64), "uint16"), interleave=interleave, tiled=True, blockxsize=64, blockysize=64)
+    monkeypatch.setattr(raster, "BLOCK_BYTES", 64 * 64 * 2)
+    if fits:
+        assert read(path)
+    else:
+        with pytest.raises(BadInputError, match=r"scene.tif: blocks of .* MiB; expected at most"):
+            read(path)
+
+
+def test_a_folder_named_as_a_raster(tmp_path):
+    (tmp_path / "a.tif").mkdir()
+    with pytest.raises(MissingInputError, match=r"a.tif: a folder; expected a raster file"):
+        read(tmp_path / "a.tif")
+
+
 def test_broken_pixels_name_the_file(make_raster):
     path = make_raster(np.random.default_rng(0).integers(0, 255, (1, 60, 60), "uint8"), compress="deflate")
     whole = path.read_bytes()

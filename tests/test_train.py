@@ -527,7 +527,10 @@ def test_signals_end_training_and_leave_the_best_epoch(project, number, status):
         time.sleep(0.2)
     process.send_signal(number)
     started = time.monotonic()
-    assert process.wait(60) == status
+    try:
+        assert process.wait(60) == status
+    finally:
+        process.kill()
     assert time.monotonic() - started < 5
     assert load_model(project.model).frame_size == (SIDE, SIDE)
     names = sorted(p.name for p in project.model.parent.iterdir())

@@ -27,6 +27,20 @@ def test_round_trip_and_equal_bytes(features, tmp_path, name):
     assert [p.name for p in path.parent.iterdir()] == [name]
 
 
+def test_gdal_makes_no_index_beside_the_file(features, tmp_path, monkeypatch):
+    seen, option = [], "OGR_GPKG_ALLOW_THREADED_RTREE"
+    write = pyogrio.write_dataframe
+
+    def watched(*args, **options):
+        seen.append(pyogrio.get_gdal_config_option(option))
+        write(*args, **options)
+
+    monkeypatch.setattr(pyogrio, "write_dataframe", watched)
+    write_features(tmp_path / "a.gpkg", features)
+    assert seen == ["NO"]
+    assert pyogrio.get_gdal_config_option(option) is None
+
+
 def test_geojson_is_longitude_latitude(features, tmp_path):
     write_features(tmp_path / "a.geojson", features)
     left, bottom, _, _ = gpd.read_file(tmp_path / "a.geojson").total_bounds

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from roofkit.artifacts import Outputs, committed, digest, fingerprint
-from roofkit.cli import Run, positive, run_stage, say, stage_parser
+from roofkit.cli import Run, positive, raise_if_stopped, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, OutputError, SettingsError
 from roofkit.paths import Paths
 from roofkit.raster import band_names, open_raster, raster_digest
@@ -273,8 +273,9 @@ class Training:
         bar = 1 if self.settings.training.verbose == 1 and not self.quiet and sys.stderr.isatty() else 0
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                logs = self.network.fit(self.train, epochs=1, verbose=bar, shuffle=False).history
-                val = self.network.evaluate(self.val, verbose=0, return_dict=True)
+                watch = [_watch_for_signals()]
+                logs = self.network.fit(self.train, epochs=1, verbose=bar, shuffle=False, callbacks=watch).history
+                val = self.network.evaluate(self.val, verbose=0, return_dict=True, callbacks=watch)
         except Exception:
             error = self.train.error or self.val.error  # Keras hides what the generator raised
             if error is None:
@@ -311,6 +312,16 @@ class Training:
             "val_iou": row["val_iou"],
         }
         save_model(self.shipped, path, facts)
+
+
+def _watch_for_signals() -> Any:
+    """A callback that ends training after the batch in which a signal came."""
+    import keras
+
+    def look(batch: int, logs: Any = None) -> None:
+        raise_if_stopped()
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=look, on_test_batch_end=look)
 
 
 def _channels_last(model: ModelArgs, data: LoadDatasetArgs) -> ModelArgs:
