@@ -18,7 +18,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, progress, run_stage, stage_parser
+from roofkit.cli import Run, number, progress, run_stage, stage_parser
 from roofkit.errors import BadInputError, SettingsError
 from roofkit.pairs import by_stem
 from roofkit.raster import (
@@ -189,7 +189,7 @@ def size_of(values: list[int] | None) -> list[int] | None:
 
 def pad_of(text: str) -> str | float:
     """An argparse type: white, nodata or a number."""
-    return text if text in ("white", "nodata") else float(text)
+    return text if text in ("white", "nodata") else number(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

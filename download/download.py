@@ -11,6 +11,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from affine import Affine
+from rasterio.crs import CRS
 
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, run_stage, say, stage_parser
@@ -18,7 +22,9 @@ from roofkit.paths import Paths
 from roofkit.raster import Grid, write_raster
 from roofkit.settings import DownloadArgs, RasterArgs
 from roofkit.vectors import write_features
-from sources import sample
+
+if TYPE_CHECKING:
+    from sources.sample import Town
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,9 @@ def download_sample(paths: Paths, *, settings: DownloadArgs, rasters: RasterArgs
     with Outputs(paths.data, "download", overwrite=overwrite) as outputs:
         todo = outputs.plan(dict.fromkeys([*scenes, labels], key))
         if todo:
-            town = sample.make_town(seed=settings.seed, size=settings.size)
+            from sources.sample import make_town
+
+            town = make_town(seed=settings.seed, size=settings.size)
             for name in todo:
                 if name == labels:
                     write_features(paths.labels, town.roofs)
@@ -63,10 +71,9 @@ def download_sample(paths: Paths, *, settings: DownloadArgs, rasters: RasterArgs
     return DownloadReport(str(paths.data), "sample (synthetic)", len(scenes), 1, len(todo), len(scenes) + 1 - len(todo))
 
 
-def write_quarter(path: Path, town: sample.Town, quarter: tuple[int, int], rasters: RasterArgs) -> None:
+def write_quarter(path: Path, town: "Town", quarter: tuple[int, int], rasters: RasterArgs) -> None:
     """Write one of the four scenes: 0 is its nodata value."""
-    from affine import Affine
-    from rasterio.crs import CRS
+    from sources import sample
 
     row, col = quarter
     half = town.valid.shape[0] // 2

@@ -25,7 +25,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, digest, fingerprint
-from roofkit.cli import Run, progress, run_stage, say, stage_parser
+from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
 from roofkit.errors import MismatchError, MissingInputError
 from roofkit.footprints import FootprintTracer, gather, to_features
 from roofkit.pairs import by_stem
@@ -382,7 +382,8 @@ def predict(options: argparse.Namespace, run: Run) -> PredictReport:
     settings = run.block("predict_args", {"threshold": options.threshold, "overlap": options.overlap})
     model = options.model or run.paths.checkpoint
     if not model.is_file():
-        raise MissingInputError(model, "no such model", "one that train made", "Run python train/train.py first.")
+        found = "a folder" if model.is_dir() else "no such model"
+        raise MissingInputError(model, found, "a file that train made", "Run python train/train.py first.")
     if options.vectors:
         check_suffix(options.vectors)
     predictor, extension = Predictor(model, settings), run.settings.extension_args.extension
@@ -427,7 +428,7 @@ def _footprints(scenes: list[Path], path: Path) -> Path | None:
 
 def threshold_of(text: str) -> str | float:
     """An argparse type: auto or a number."""
-    return text if text == "auto" else float(text)
+    return text if text == "auto" else number(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,6 +78,14 @@ def positive(text: str) -> int:
     return value
 
 
+def number(text: str) -> float:
+    """An argparse type: a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a known word") from None
+
+
 def run_stage(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, work: Callable[[argparse.Namespace, Run], Any]
 ) -> int:

@@ -28,6 +28,7 @@ def _plain_extension(value: Any) -> Any:
 
 
 Positive = Annotated[int, Field(ge=1)]
+Sql = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Pair = Annotated[tuple[Positive, Positive], BeforeValidator(_as_pair)]
 Extension = Annotated[Literal["tif", "png", "jpg"], BeforeValidator(_plain_extension)]
@@ -183,8 +184,8 @@ class MosaicArgs(Block):
 class MaskArgs(Block):
     """Which polygons are roofs."""
 
-    where: str | None = Field(None, description="SQL, as ogr2ogr -where; null: every polygon")
-    ignore: str | None = Field(None, description="SQL: polygons whose class is not known, invalid in the mask")
+    where: Sql | None = Field(None, description="SQL, as ogr2ogr -where; null: every polygon")
+    ignore: Sql | None = Field(None, description="SQL: polygons whose class is not known, invalid in the mask")
     layer: str | None = None
     all_touched: bool = False
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 import zipfile
 
 import h5py
@@ -108,11 +110,37 @@ def test_a_failed_write_leaves_the_earlier_model(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(model_file, "_stored", lambda part: [0])
     with pytest.raises(OutputError, match="other weights came back"):
         save_model(network(), path, FACTS)
-    monkeypatch.setattr(model_file, "_add_facts", lambda *rest: (_ for _ in ()).throw(RuntimeError("no space")))
+    writer = {".h5": "_write_h5", ".keras": "_write_keras"}[suffix]
+    monkeypatch.setattr(model_file, writer, lambda *rest: (_ for _ in ()).throw(RuntimeError("no space")))
     with pytest.raises(OutputError, match=r"not written \(no space\)"):
         save_model(network(), path, FACTS)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+FULL_DISK = """
+import resource, sys
+from unet.backend import start_keras
+from roofkit.errors import OutputError
+from unet.model_file import Path, save_model
+keras = start_keras()
+model = keras.Sequential([keras.Input((8, 8, 2)), *(keras.layers.Conv2D(16, 3, padding="same") for _ in range(6))])
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    save_model(model, Path(sys.argv[1]), {})
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_full_disk_is_one_error(tmp_path, suffix):
+    path = tmp_path / f"m{suffix}"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not written (" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------ broken, hostile

@@ -184,3 +184,9 @@ def test_unknown_names_and_wrong_types(values, match):
 def test_contradictions(values, match):
     with pytest.raises(SettingsError, match=match):
         check_settings(values)
+
+
+@pytest.mark.parametrize("key", ["where", "ignore"])
+def test_empty_sql_is_refused(key):
+    with pytest.raises(SettingsError, match=f"mask_args.{key} is"):
+        check_settings({"mask_args": {key: ""}})

@@ -67,9 +67,8 @@ def save_model(model: Any, path: Path, facts: Mapping[str, Any]) -> None:
     check_suffix(path)
     with committed(path) as part:
         try:
-            with _quiet():
-                model.save(part, include_optimizer=False) if path.suffix == ".h5" else model.save(part)
-            _add_facts(part, json.dumps(dict(facts)))
+            text = json.dumps(dict(facts))
+            _write_h5(model, part, text) if path.suffix == ".h5" else _write_keras(model, part, text)
             same = sorted(_stored(part)) == sorted(map(_checksum, model.get_weights()))
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # h5py has both for a full disk
             raise _not_written(path, " ".join(str(error).split())) from error
@@ -100,13 +99,21 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _add_facts(path: Path, text: str) -> None:
-    if path.suffix == ".h5":
-        with h5py.File(path, "a") as file:
-            file.attrs[FACTS] = text
-    else:
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(f"{FACTS}.json", text)
+def _write_h5(model: Any, path: Path, text: str) -> None:
+    """Write by way of memory: on a full disk HDF5 crashes the interpreter when it cannot close what it wrote."""
+    from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5  # Keras' save takes no file in memory
+
+    memory = io.BytesIO()
+    with _quiet(), h5py.File(memory, "w") as file:
+        save_model_to_hdf5(model, file, include_optimizer=False)
+        file.attrs[FACTS] = text
+    path.write_bytes(memory.getbuffer())
+
+
+def _write_keras(model: Any, path: Path, text: str) -> None:
+    model.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{FACTS}.json", text)
 
 
 def _checksum(array: Any) -> int:
