@@ -10,9 +10,9 @@ from roofkit.settings import LoadDatasetArgs
 from unet.backend import start_keras
 
 start_keras()
-from unet import datagen  # noqa: E402
-from unet.datagen import Augmentation, KerasFrames, RoofFrames  # noqa: E402
-from unet.frames import (  # noqa: E402
+from unet import datagen
+from unet.datagen import Augmentation, KerasFrames, RoofFrames
+from unet.frames import (
     FrameStatistics,
     Pair,
     Sample,

@@ -8,7 +8,7 @@ import pytest
 from unet.backend import start_keras
 
 keras = start_keras()
-from unet.losses import LOSSES, RoofLoss, bce, bce_dice, dice  # noqa: E402
+from unet.losses import LOSSES, RoofLoss, bce, bce_dice, dice
 
 TRUTH = np.array([1, 0, 1, 0], "float32").reshape(1, 2, 2, 1)
 PROBABILITY = np.array([0.5, 0.25, 1.0, 0.0], "float32").reshape(1, 2, 2, 1)

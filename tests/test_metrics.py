@@ -6,8 +6,8 @@ import pytest
 from unet.backend import start_keras
 
 keras = start_keras()
-from unet import metrics  # noqa: E402
-from unet.metrics import (  # noqa: E402
+from unet import metrics
+from unet.metrics import (
     BASE,
     THRESHOLDS,
     RoofF1,

@@ -15,11 +15,11 @@ from roofkit.settings import ModelArgs, OutputArgs
 from unet.backend import start_keras
 
 keras = start_keras()
-from keras import layers  # noqa: E402
+from keras import layers
 
-from unet import model_file  # noqa: E402
-from unet.model_file import load_model, save_model  # noqa: E402
-from unet.network import Preparation, build_unet  # noqa: E402
+from unet import model_file
+from unet.model_file import load_model, save_model
+from unet.network import Preparation, build_unet
 
 FACTS = dict(threshold=0.37, frame_size=[650, 640], band_names=["red", "nir"], data_format="channels_last")
 TINY = ModelArgs(input_shape=(8, 8, 2), num_layers=1, filters=2, upconv_filters=3)

@@ -8,7 +8,7 @@ from roofkit.settings import ModelArgs, OutputArgs
 from unet.backend import start_keras
 
 keras = start_keras()
-from unet.network import Preparation, build_unet  # noqa: E402
+from unet.network import Preparation, build_unet
 
 TINY = dict(input_shape=(8, 8, 2), num_layers=1, filters=2, upconv_filters=3)
 NORM, CONV, POOL, UP, JOIN = "BatchNormalization", "Conv2D", "MaxPooling2D", "Conv2DTranspose", "Concatenate"
