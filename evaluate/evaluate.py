@@ -9,6 +9,7 @@ A pixel counts when both files call it valid. A score whose denominator is 0 is 
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,8 +101,8 @@ def evaluate_masks(predictions: Path, masks: Path, dst: Path, *, run: Run) -> Ev
     with Outputs(dst.parent, "evaluate", name=dst.name, overwrite=run.overwrite) as outputs:
         todo = outputs.plan({dst.name: key})
         if todo:
-            done = progress(map_items(compare, pairs, workers=run.workers), len(pairs), "evaluate", quiet=run.quiet)
-            frames = dict(zip(names, done))
+            with closing(map_items(compare, pairs, workers=run.workers)) as done:
+                frames = dict(zip(names, progress(done, len(pairs), "evaluate", quiet=run.quiet)))
             total = sum(frames.values(), Counts())
             values = {**total.scores(), "counts": vars(total), "frames": {n: _entry(c) for n, c in frames.items()}}
             write_json(dst, values)

@@ -115,12 +115,11 @@ def blend_weights(offsets: Sequence[int], size: int, length: int) -> list[Floats
     return [(taper / total[offset : offset + size]).astype(np.float32) for offset in offsets]
 
 
-def parts(width: int, size: int) -> Iterator[tuple[int, int, int, int]]:
-    """A scene's columns in parts: first and last column to write, first and last to read (a window more a side)."""
+def parts(width: int, size: int) -> Iterator[tuple[int, int]]:
+    """A scene's columns in parts that start at a block: the first column of each, and the one after its last."""
     span = max(PART_WIDTH, 4 * size) // BLOCK * BLOCK
     for first in range(0, width, span):
-        last = min(first + span, width)
-        yield first, last, max(0, first - size), min(width, last + size)
+        yield first, min(first + span, width)
 
 
 class Predictor:
@@ -185,33 +184,35 @@ def mirrored(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 def blended(src: DatasetReader, predictor: Predictor) -> Iterator[tuple[Window, Floats]]:
     """Strips that cover a scene once, aligned to blocks, with the blended roof probability (rows, cols)."""
-    size = predictor.loaded.frame_size
-    for first, last, read_first, read_last in parts(src.width, size[1]):
-        part = Window(read_first, 0, read_last - read_first, src.height)
-        for row, strip in _strips(src, predictor, part):
-            window = Window(first, row, last - first, strip.shape[0])
-            yield window, strip[:, first - read_first : last - read_first]
+    for first, last in parts(src.width, predictor.loaded.frame_size[1]):
+        for row, strip in _strips(src, predictor, first, last):
+            yield Window(first, row, last - first, strip.shape[0]), strip
 
 
-def _strips(src: DatasetReader, predictor: Predictor, part: Window) -> Iterator[tuple[int, Floats]]:
-    """Finished rows of a part of a scene: the first row's number and (rows, cols) probabilities."""
-    rows, cols = min(predictor.loaded.frame_size[0], src.height), min(predictor.loaded.frame_size[1], part.width)
+def _strips(src: DatasetReader, predictor: Predictor, first: int, last: int) -> Iterator[tuple[int, Floats]]:
+    """Finished rows of columns `first` to before `last`: the first row's number and (rows, cols) probabilities.
+
+    Windows lie where they would for the whole scene, so that nothing shows where two parts meet.
+    """
     overlap = predictor.settings.overlap
-    row_starts, col_starts = starts(src.height, rows, overlap), starts(part.width, cols, overlap)
+    rows, cols = (min(*sides) for sides in zip(predictor.loaded.frame_size, src.shape))
+    row_starts, col_starts = starts(src.height, rows, overlap), starts(src.width, cols, overlap)
     row_weights = blend_weights(row_starts, rows, src.height)
-    col_weights = dict(zip(col_starts, blend_weights(col_starts, cols, part.width)))
-    top, strip = 0, np.zeros((rows + BLOCK, part.width), np.float32)
+    shares = zip(col_starts, blend_weights(col_starts, cols, src.width))
+    col_weights = {col: share for col, share in shares if first - cols < col < last}
+    top, strip = 0, np.zeros((rows + BLOCK, last - first), np.float32)
     for row, row_weight in zip(row_starts, row_weights):
         finished = (row - top) // BLOCK * BLOCK
         if finished:
             yield top, strip[:finished].copy()
-            strip = np.concatenate([strip[finished:], np.zeros((finished, part.width), np.float32)])
+            strip = np.concatenate([strip[finished:], np.zeros((finished, last - first), np.float32)])
             top += finished
-        windows = [Window(part.col_off + col, row, cols, rows) for col in col_starts]
+        windows = [Window(col, row, cols, rows) for col in col_weights]
         for window, probability in predictor.windows(src, windows):
-            col = window.col_off - part.col_off
-            weight = row_weight[:, None] * col_weights[col]
-            strip[row - top : row - top + rows, col : col + cols] += probability * weight
+            col = window.col_off
+            left, right = max(col, first), min(col + cols, last)
+            share = probability * (row_weight[:, None] * col_weights[col])
+            strip[row - top : row - top + rows, left - first : right - first] += share[:, left - col : right - col]
     yield top, strip[: src.height - top]
 
 
