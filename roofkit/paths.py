@@ -7,7 +7,7 @@ from roofkit.errors import MissingInputError, SettingsError
 from roofkit.settings import PathArgs, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-IN_RESULTS = ("history", "predictions", "map", "footprints", "metrics")
+IN_RESULTS = ("history", "logs", "predictions", "probabilities", "map", "footprints", "metrics")
 VECTOR_SUFFIXES = (".gpkg", ".shp", ".geojson", ".json", ".parquet", ".fgb")
 
 
@@ -31,7 +31,9 @@ class Paths:
     val_masks: Path
     checkpoint: Path
     history: Path
+    logs: Path
     predictions: Path
+    probabilities: Path
     map: Path
     footprints: Path
     metrics: Path

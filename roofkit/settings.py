@@ -36,6 +36,19 @@ Padding = Literal["same", "valid"]
 DataFormat = Literal["channels_last", "channels_first"]
 Method = Literal["last", "first", "max", "mean"]
 SplitBy = Literal["block", "random", "scene"]
+Loss = Literal["bce", "dice", "bce_dice", "focal", "tversky", "lovasz", "bce_lovasz"]
+Architecture = Literal[
+    "satellite_unet",
+    "residual_unet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "MobileNetV3Large",
+    "EfficientNetB0",
+    "EfficientNetV2B0",
+    "ResNet50V2",
+    "DenseNet121",
+    "ConvNeXtTiny",
+]
 
 
 class Block(BaseModel):
@@ -61,7 +74,9 @@ class PathArgs(Block):
     pixels: str = "pixels.csv"
     histograms: str = "histograms"
     history: str = "history.csv"
+    logs: str = Field("logs", description="TensorBoard's files, when training_args.tensorboard is true")
     predictions: str = "predictions"
+    probabilities: str = Field("probabilities", description="roof probabilities of the validation frames")
     map: str = "map"
     footprints: str = "footprints.gpkg"
     metrics: str = "metrics.json"
@@ -84,7 +99,10 @@ class LoadDatasetArgs(Block):
 
     custom: Literal[0, 1] = Field(1, description="1: this project's generator; 0: Keras' ImageDataGenerator")
     batch_size: Positive = 4
-    target_size: Pair = Field((640, 640), description="rows and columns that the network sees")
+    target_size: Pair = Field((640, 640), description="rows and columns that a frame is resized to")
+    crop_size: Pair | None = Field(
+        None, description="train on windows of this size, drawn from the resized frames; null: on whole frames"
+    )
     rescale: float | None = Field(None, description="factor on every pixel, a layer of the model; null: none")
     shear_range: float = Field(0.0, ge=0.0, lt=90.0, description="degrees")
     zoom_range: Annotated[float, Field(ge=0.0, lt=1.0)] | tuple[float, float] = Field(
@@ -97,6 +115,18 @@ class LoadDatasetArgs(Block):
     contrast_range: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="0.2 stretches a band about its mean by 0.8 to 1.2"
     )
+    gamma_range: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="0.2 raises a band, between its extremes, to a power from 0.8 to 1.2"
+    )
+    rotation_range: float = Field(0.0, ge=0.0, le=180.0, description="degrees, either way")
+    cutouts: Annotated[int, Field(ge=0)] = Field(0, description="rectangles of a frame that are blanked to the mean")
+    cutout_size: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.2, description="their longest side, as a share")
+    band_drop: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="how often a band is blanked to its mean; never all of them"
+    )
+    roof_balance: Share = Field(
+        0.0, description="share of training frames drawn by their roof fraction; the others come in turn"
+    )
     class_mode: Literal["binary", "categorical", "sparse", "input"] | None = None
     mask_color: Literal["grayscale"] = "grayscale"
     channels: Positive = Field(3, description="bands of a frame, alpha not counted")
@@ -107,6 +137,14 @@ class ModelArgs(Block):
     """The network, as keras-unet's `satellite_unet` names its parts."""
 
     input_shape: tuple[Positive, Positive, Positive] = (640, 640, 3)
+    architecture: Architecture = Field(
+        "satellite_unet", description="or residual_unet, or an encoder of keras.applications"
+    )
+    normalization: Literal["batch", "group"] = "batch"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="of the deepest features, in training")
+    encoder_weights: str | None = Field(
+        None, description="for encoders of keras.applications: null, imagenet, or a weights file"
+    )
     num_classes: Literal[1, 2] = Field(1, description="1: roof; 2: background and roof")
     num_layers: Annotated[int, Field(ge=0)] = 4
     filters: Positive = 64
@@ -140,14 +178,39 @@ class TrainingArgs(Block):
     steps_per_epoch: Positive | None = Field(None, description="null: every frame once")
     validation_steps: Positive | None = Field(None, description="null: every frame once")
     verbose: Literal[0, 1, 2] = 1
+    minutes: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="at most so long: as many epochs as fit, by the steps measured before the start"
+    )
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.001
-    loss: Literal["bce", "dice", "bce_dice"] = "bce_dice"
+    schedule: Literal["plateau", "cosine", "constant"] = Field(
+        "plateau", description="the learning rate after the warm-up: halved on a plateau, a cosine to 0, or constant"
+    )
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of all steps over which the learning rate rises from 0"
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="of AdamW; 0 makes it Adam")
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = Field(
+        1.0, description="longest gradient, over all weights; null: any"
+    )
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="decay per step of the average of weights that is validated and saved; 0: the last weights"
+    )
+    loss: Loss = "bce_dice"
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
+        0.0, description="0.05 makes the targets 0.05 and 0.95, for labels with errors"
+    )
+    focal_gamma: Annotated[float, Field(ge=0.0)] = Field(2.0, description="of the loss focal")
+    tversky_alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.3, description="of the loss tversky: the weight of false alarms; 1 - alpha is that of missed roofs"
+    )
     early_stopping: Positive | None = Field(10, description="epochs without a better validation IoU; null: never stop")
     reduce_on_plateau: Positive | None = Field(
-        4, description="epochs after which the learning rate halves; null: never"
+        4, description="epochs after which the learning rate halves (schedule plateau); null: never"
     )
+    tensorboard: bool = Field(False, description="write logs for TensorBoard")
+    doctor: bool = Field(True, description="check data before training and the model after its first epoch")
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "auto", description="auto: mixed_bfloat16 where this processor computes in it and no GPU is there, else float32"
+        "auto", description="auto: what this processor or GPU computes fastest and safely"
     )
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -223,7 +286,39 @@ class PredictArgs(Block):
         0.25, description="share of a window that neighbours share"
     )
     batch_size: Positive = 8
+    flips: bool = Field(
+        False, description="average over the eight flips and quarter turns (four where windows are not square)"
+    )
     min_area: Annotated[float, Field(ge=0.0)] = Field(0.0, description="square metres; smaller footprints are left out")
+    min_hole: Annotated[float, Field(ge=0.0)] = Field(0.0, description="square metres; smaller holes are filled")
+    separate: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="metres; roofs that touch over less than about twice this width come apart; 0: they stay one"
+    )
+    simplify: Annotated[float, Field(ge=0.0)] = Field(0.0, description="metres by which outlines may change; 0: none")
+    square: bool = Field(False, description="make the corners of outlines right angles where the shape allows it")
+
+
+class EvaluateArgs(Block):
+    """How predictions are scored."""
+
+    bootstrap: Annotated[int, Field(ge=0)] = Field(1000, description="draws of frames for the intervals; 0: none")
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.95, description="of the intervals")
+    seed: Annotated[int, Field(ge=0)] = 0
+    boundary: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.02, description="width of the boundary for boundary IoU, as a share of the frame's diagonal"
+    )
+    building_iou: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="from this IoU on a roof is found")
+    min_building: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="square metres; smaller roofs do not count in the building scores"
+    )
+
+
+class DoctorArgs(Block):
+    """What the doctor calls sound."""
+
+    overfit_steps: Positive = Field(150, description="steps in which the network must learn four frames by heart")
+    overfit_iou: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="IoU that it must reach on them")
+    sample: Positive = Field(64, description="frames that are read, at most, for a check")
 
 
 class Settings(Block):
@@ -245,6 +340,8 @@ class Settings(Block):
     flatten_args: FlattenArgs = FlattenArgs()
     summarize_args: SummarizeArgs = SummarizeArgs()
     predict_args: PredictArgs = PredictArgs()
+    evaluate_args: EvaluateArgs = EvaluateArgs()
+    doctor_args: DoctorArgs = DoctorArgs()
 
 
 def load_settings(path: Path) -> Settings:
@@ -343,6 +440,7 @@ def _check_agreement(settings: Settings, path: Path) -> None:
     if data.quarter_turns and rows_cols[0] != rows_cols[1]:
         found = f"load_dataset_args.quarter_turns is true with target_size {list(rows_cols)}"
         raise SettingsError(path, found, "a square target_size", "Change one of the two.")
+    _check_crop(settings, path)
     if data.rescale == 0.0:
         raise SettingsError(path, "load_dataset_args.rescale is 0", "a factor, or null", "Use null for none.")
     if settings.chip_args.overlap >= min(settings.chip_args.size):
@@ -350,3 +448,24 @@ def _check_agreement(settings: Settings, path: Path) -> None:
         raise SettingsError(
             path, found, f"less than chip_args.size {list(settings.chip_args.size)}", "Make it smaller."
         )
+
+
+def _check_crop(settings: Settings, path: Path) -> None:
+    """Raise where training windows do not fit into the frames or the network."""
+    data, model = settings.load_dataset_args, settings.model_args
+    if data.crop_size is None:
+        return
+    found = f"load_dataset_args.crop_size is {list(data.crop_size)}"
+    if not data.custom:
+        raise SettingsError(path, f"{found} with custom 0", "custom 1", "Change one of the two.")
+    for side, crop, step in zip(data.target_size, data.crop_size, model.pool_strides):
+        divisor = step ** (model.num_layers + 1)
+        if crop > side:
+            expected = f"at most target_size {list(data.target_size)}"
+            raise SettingsError(path, found, expected, "Make it smaller, or null.")
+        if crop % divisor:
+            nearest = max(divisor, crop // divisor * divisor)
+            expected = f"sides that divide by {divisor} (num_layers {model.num_layers})"
+            raise SettingsError(path, found, expected, f"Use {nearest} there.")
+    if data.quarter_turns and data.crop_size[0] != data.crop_size[1]:
+        raise SettingsError(path, f"{found} with quarter_turns", "a square crop_size", "Change one of the two.")
