@@ -7,7 +7,7 @@ receives its own block. Every block is frozen.
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -37,18 +37,11 @@ DataFormat = Literal["channels_last", "channels_first"]
 Method = Literal["last", "first", "max", "mean"]
 SplitBy = Literal["block", "random", "scene"]
 Loss = Literal["bce", "dice", "bce_dice", "focal", "tversky", "lovasz", "bce_lovasz"]
-Architecture = Literal[
-    "satellite_unet",
-    "residual_unet",
-    "MobileNetV2",
-    "MobileNetV3Small",
-    "MobileNetV3Large",
-    "EfficientNetB0",
-    "EfficientNetV2B0",
-    "ResNet50V2",
-    "DenseNet121",
-    "ConvNeXtTiny",
-]
+Encoder = Literal[
+    "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetV2B0", "ResNet50V2", "DenseNet121"
+]  # fmt: skip
+Architecture = Literal["satellite_unet", "residual_unet"] | Encoder
+ENCODERS = get_args(Encoder)
 
 
 class Block(BaseModel):
@@ -428,18 +421,20 @@ def _check_agreement(settings: Settings, path: Path) -> None:
         )
         raise SettingsError(path, found, expected, "Make them agree.")
     for axis, (side, step) in enumerate(zip(rows_cols, model.pool_strides)):
-        divisor = step ** (model.num_layers + 1)
+        divisor = _divisor(model, step)
         if side % divisor:
             found = f"load_dataset_args.target_size is {list(rows_cols)}"
             nearest = max(divisor, round(side / divisor) * divisor)
-            expected = f"{'rows' if axis == 0 else 'columns'} that divide by {divisor} (num_layers {model.num_layers})"
-            raise SettingsError(path, found, expected, f"Use {nearest} there, or fewer num_layers.")
+            expected = f"{'rows' if axis == 0 else 'columns'} that divide by {divisor} ({_reason(model)})"
+            fewer = "" if model.architecture in ENCODERS else ", or fewer num_layers"
+            raise SettingsError(path, found, expected, f"Use {nearest} there{fewer}.")
     if model.num_classes == 1 and settings.output_args.activation == "softmax":
         found = "output_args.activation is softmax with model_args.num_classes 1, which is 1 everywhere"
         raise SettingsError(path, found, "sigmoid, or num_classes 2", "Change one of the two.")
     if data.quarter_turns and rows_cols[0] != rows_cols[1]:
         found = f"load_dataset_args.quarter_turns is true with target_size {list(rows_cols)}"
         raise SettingsError(path, found, "a square target_size", "Change one of the two.")
+    _check_architecture(settings, path)
     _check_crop(settings, path)
     if data.rescale == 0.0:
         raise SettingsError(path, "load_dataset_args.rescale is 0", "a factor, or null", "Use null for none.")
@@ -448,6 +443,32 @@ def _check_agreement(settings: Settings, path: Path) -> None:
         raise SettingsError(
             path, found, f"less than chip_args.size {list(settings.chip_args.size)}", "Make it smaller."
         )
+
+
+def _divisor(model: ModelArgs, step: int) -> int:
+    """By what a side must divide to be halved and doubled again."""
+    if model.architecture in ENCODERS:
+        return 32
+    return int((step if model.architecture == "satellite_unet" else 2) ** (model.num_layers + 1))
+
+
+def _reason(model: ModelArgs) -> str:
+    return model.architecture if model.architecture in ENCODERS else f"num_layers {model.num_layers}"
+
+
+def _check_architecture(settings: Settings, path: Path) -> None:
+    """Raise where a key is set that the architecture has no use for."""
+    model, fresh = settings.model_args, ModelArgs()
+    if model.architecture != "satellite_unet":
+        for key in ("strides", "padding", "pool_size", "pool_strides", "pool_padding"):
+            if getattr(model, key) != getattr(fresh, key):
+                value = model.model_dump(mode="json")[key]
+                found = f"model_args.{key} is {json.dumps(value)} with architecture {model.architecture}"
+                expected = json.dumps(fresh.model_dump(mode="json")[key])
+                raise SettingsError(path, found, expected, "Change it, or use satellite_unet.")
+    if model.encoder_weights and model.architecture not in ENCODERS:
+        found = f"model_args.encoder_weights is {model.encoder_weights!r} with architecture {model.architecture}"
+        raise SettingsError(path, found, f"null, or one of {', '.join(ENCODERS)}", "Change one of the two.")
 
 
 def _check_crop(settings: Settings, path: Path) -> None:
@@ -459,13 +480,13 @@ def _check_crop(settings: Settings, path: Path) -> None:
     if not data.custom:
         raise SettingsError(path, f"{found} with custom 0", "custom 1", "Change one of the two.")
     for side, crop, step in zip(data.target_size, data.crop_size, model.pool_strides):
-        divisor = step ** (model.num_layers + 1)
+        divisor = _divisor(model, step)
         if crop > side:
             expected = f"at most target_size {list(data.target_size)}"
             raise SettingsError(path, found, expected, "Make it smaller, or null.")
         if crop % divisor:
             nearest = max(divisor, crop // divisor * divisor)
-            expected = f"sides that divide by {divisor} (num_layers {model.num_layers})"
+            expected = f"sides that divide by {divisor} ({_reason(model)})"
             raise SettingsError(path, found, expected, f"Use {nearest} there.")
     if data.quarter_turns and data.crop_size[0] != data.crop_size[1]:
         raise SettingsError(path, f"{found} with quarter_turns", "a square crop_size", "Change one of the two.")

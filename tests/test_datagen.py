@@ -15,7 +15,6 @@ from unet.datagen import Augmentation, KerasFrames, RoofFrames
 from unet.frames import (
     FrameStatistics,
     Pair,
-    Sample,
     fill_invalid,
     find_pairs,
     network_input,
@@ -209,7 +208,7 @@ def test_each_frame_once_an_epoch_in_an_order_of_seed_and_epoch(make_pairs):
     def order(seed, epoch):
         frames = RoofFrames(pairs, args(2), seed=seed)
         frames.epoch = epoch
-        return [number for index in range(len(frames)) for number, _ in frames.places(index)]
+        return [number for index in range(len(frames)) for number in frames.places(index)]
 
     assert sorted(order(0, 0)) == list(range(5))
     assert order(0, 0) == order(0, 0)
@@ -225,13 +224,7 @@ def test_epochs_move_on(make_pairs):
 
 def test_steps_more_and_fewer_than_the_frames(make_pairs):
     frames = RoofFrames(make_pairs(3), args(), steps=5)
-    assert [frames.places(i) for i in range(len(frames))] == [
-        [(0, 0), (1, 0)],
-        [(2, 0)],
-        [(0, 1), (1, 1)],
-        [(2, 1)],
-        [(0, 2), (1, 2)],
-    ]
+    assert [frames.places(i) for i in range(len(frames))] == [[0, 1], [2], [0, 1], [2], [0, 1]]
     assert len(RoofFrames(frames.pairs, args(), steps=1)) == 1
 
 
@@ -268,66 +261,6 @@ def test_statistics_of_valid_pixels(make_raster):
 STATISTICS = FrameStatistics((10.0, 20.0, 30.0, 40.0, 50.0), (1.0, 2.0, 3.0, 4.0, 5.0), 1, 1, 1)
 
 
-def sample_of(side=6):
-    image = np.arange(side * side * 5, dtype="float32").reshape(side, side, 5)
-    roof = image[..., 0] % 3 == 0
-    return Sample(image, roof, np.ones_like(roof))
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_flips_and_turns_move_image_and_mask_alike(seed):
-    change = Augmentation(args(6, 5, horizontal_flip=True, vertical_flip=True, quarter_turns=True), STATISTICS)
-    moved = change(sample_of(), np.random.default_rng(seed))
-    np.testing.assert_array_equal(moved.roof, moved.image[..., 0] % 3 == 0)
-    assert sorted(moved.image.ravel()) == sorted(sample_of().image.ravel())
-
-
-def test_all_eight_positions_come_up():
-    change = Augmentation(args(6, 5, horizontal_flip=True, vertical_flip=True, quarter_turns=True), STATISTICS)
-    seen = {change(sample_of(), np.random.default_rng(seed)).image.tobytes() for seed in range(100)}
-    assert len(seen) == 8
-
-
-def test_zoom_by_hand():
-    change = Augmentation(args(5, 5, zoom_range=(0.5, 0.5)), STATISTICS)
-    roof = np.zeros((5, 5), bool)
-    roof[2, 2] = True
-    image = np.repeat(roof[..., None] * 9.0, 5, axis=-1).astype("float32")
-    moved = change(Sample(image, roof, np.ones((5, 5), bool)), np.random.default_rng(0))
-    np.testing.assert_array_equal(moved.roof, roof)  # the centre stays
-    np.testing.assert_array_equal(moved.image[..., 0], roof * 9.0)
-    np.testing.assert_array_equal(moved.valid[2], [False, True, True, True, False])  # half as large: 0, 2 and 4 of 5
-    assert moved.valid.sum() == 9
-
-
-def test_shear_and_zoom_keep_masks_binary_and_aligned():
-    change = Augmentation(args(32, 5, zoom_range=0.3, shear_range=20), STATISTICS)
-    roof = np.zeros((32, 32), bool)
-    roof[8:20, 10:24] = True
-    image = np.repeat(roof[..., None].astype("float32"), 5, axis=-1)
-    for seed in range(8):
-        moved = change(Sample(image, roof, np.ones_like(roof)), np.random.default_rng(seed))
-        assert moved.roof.dtype == moved.valid.dtype == bool
-        apart = ((moved.image[..., 0] > 0.5) != moved.roof) & moved.valid
-        assert apart.mean() < 0.01
-        assert np.isfinite(moved.image).all()
-
-
-def test_shading_is_relative_to_each_band():
-    change = Augmentation(args(6, 5, brightness_range=1.0), STATISTICS)
-    shift = change(sample_of(), np.random.default_rng(3)).image - sample_of().image
-    np.testing.assert_allclose(shift.std(axis=(0, 1)), 0, atol=1e-4)
-    assert (np.abs(shift[0, 0]) <= STATISTICS.deviation).all()
-    stretch = Augmentation(args(6, 5, contrast_range=0.5), STATISTICS)
-    flat = Sample(np.broadcast_to(np.float32(STATISTICS.mean), (6, 6, 5)), *[sample_of().roof] * 2)
-    np.testing.assert_allclose(stretch(flat, np.random.default_rng(0)).image[0, 0], STATISTICS.mean, rtol=1e-6)
-
-
-def test_zoom_that_is_no_range():
-    with pytest.raises(SettingsError, match=r"load_dataset_args\.zoom_range: \(1\.2, 0\.8\)"):
-        Augmentation(args(zoom_range=(1.2, 0.8)), STATISTICS)
-
-
 def test_augmented_batches_repeat_with_seed_and_epoch(make_pairs):
     def batch(epoch):
         frames = RoofFrames(make_pairs(3, bands=5), args(4, 5, zoom_range=0.2, contrast_range=0.2), seed=1)
@@ -337,6 +270,55 @@ def test_augmented_batches_repeat_with_seed_and_epoch(make_pairs):
 
     np.testing.assert_array_equal(batch(2), batch(2))
     assert not np.array_equal(batch(2), batch(3))
+
+
+def test_windows_in_training_and_whole_frames_without_augmentation(make_pairs):
+    frames = RoofFrames(make_pairs(3, side=8), args(8, crop_size=(4, 6)), num_classes=2, seed=1)
+    assert [array.shape for array in frames[0]] == [(2, 8, 8, 2), (2, 8, 8, 2), (2, 8, 8)]
+    frames.augmentation = Augmentation(frames.settings, frames.measure())
+    assert len(frames) == 2
+    assert [array.shape for array in frames[0]] == [(2, 4, 6, 2), (2, 4, 6, 2), (2, 4, 6)]
+
+
+def test_a_frame_has_other_windows_in_each_turn(make_pairs):
+    frames = RoofFrames(make_pairs(1, side=8), args(8, crop_size=(2, 2)), seed=1, steps=8)
+    frames.augmentation = Augmentation(frames.settings, frames.measure())
+    assert len({frames[index][0].tobytes() for index in range(8)}) > 4
+
+
+@pytest.fixture
+def one_roof(make_raster):
+    """Nine frames without roofs and one, number 3, that is a quarter roof."""
+    roof = np.kron([[255, 0], [0, 0]], np.ones((2, 2))).astype("uint8")
+    frame = np.arange(32, dtype="uint8").reshape(2, 4, 4)
+    return [Pair(make_raster(frame, f"f/{i}.tif"), make_raster(roof * (i == 3), f"m/{i}.tif")) for i in range(10)]
+
+
+def test_frames_are_drawn_by_their_roofs(one_roof):
+    def share(balance):
+        frames = RoofFrames(one_roof, args(roof_balance=balance), seed=2, steps=500)
+        drawn = np.concatenate([frames.places(index) for index in range(500)])
+        again = np.concatenate([frames.places(index) for index in range(500)])
+        np.testing.assert_array_equal(drawn, again)
+        assert set(drawn) == set(range(10))
+        return (drawn == 3).mean()
+
+    assert share(0.0) == pytest.approx(0.1, abs=1e-9)
+    by_roof = 0.26 / (0.26 + 9 * 0.01)
+    assert share(0.5) == pytest.approx(0.05 + by_roof / 2, abs=0.05)
+    assert share(1.0) == pytest.approx(by_roof, abs=0.05)
+
+
+def test_a_frame_drawn_twice_is_changed_in_two_ways(one_roof):
+    frames = RoofFrames(one_roof, args(roof_balance=1.0, batch_size=10, brightness_range=1.0), seed=2)
+    frames.augmentation = Augmentation(frames.settings, frames.measure())
+    assert len(set(frames.places(0))) < 10
+    assert len({image.tobytes() for image in frames[0][0]}) == 10
+
+
+def test_validation_takes_every_frame_in_turn(one_roof):
+    frames = RoofFrames(one_roof, args(roof_balance=1.0))
+    assert [number for index in range(len(frames)) for number in frames.places(index)] == list(range(10))
 
 
 # ---------------------------------------------------------------------------------------------- Keras' own generator
@@ -378,6 +360,13 @@ def test_keras_generator_moves_frames_and_masks_alike(rgb_pairs):
         apart = ((images[..., 0] > 110) != (masks[..., 0] > 0)) & (weights > 0)
         assert apart.mean() < 0.04
         np.testing.assert_array_equal(frames[0][0], images)
+
+
+def test_keras_generator_knows_no_windows_and_no_balance(rgb_pairs):
+    frames = KerasFrames(rgb_pairs, args(16, 3, crop_size=(8, 8), roof_balance=1.0), seed=0)
+    frames.augmentation = Augmentation(frames.settings, STATISTICS)
+    assert sorted([*frames.places(0), *frames.places(1)]) == [0, 1, 2]
+    assert frames[0][0].shape == (2, 16, 16, 3)
 
 
 def test_keras_generator_knows_validity(rgb_pairs, make_raster):

@@ -15,6 +15,7 @@ from unet.metrics import (
     RoofPrecision,
     RoofRecall,
     ThresholdCounts,
+    cooler,
     f1_of,
     iou_of,
 )
@@ -79,20 +80,26 @@ def test_threshold_counts_by_hand():
     metric = ThresholdCounts()
     metric.update_state(TRUTH, PROBABILITY, WEIGHTS)
     tp, fp, fn = metric.counts()
-    at = {round(threshold, 2): i for i, threshold in enumerate(THRESHOLDS)}
-    assert (tp[at[0.05]], fp[at[0.05]], fn[at[0.05]]) == (2, 2, 0)
-    assert (tp[at[0.40]], fp[at[0.40]], fn[at[0.40]]) == (2, 1, 0)
-    assert (tp[at[0.41]], fp[at[0.41]], fn[at[0.41]]) == (1, 1, 1)
-    assert (tp[at[0.90]], fp[at[0.90]], fn[at[0.90]]) == (0, 1, 2)
-    assert (tp[at[0.95]], fp[at[0.95]], fn[at[0.95]]) == (0, 0, 2)
-    assert metric.best() == (0.26, pytest.approx(2 / 3), pytest.approx(4 / 5))  # the middle of 0.11 … 0.40
+
+    def at(threshold):
+        index = int(np.searchsorted(THRESHOLDS, threshold))
+        return tp[index], fp[index], fn[index]
+
+    assert at(0.05) == (2, 2, 0)
+    assert at(0.35) == (2, 1, 0)
+    assert at(0.41) == (1, 1, 1)
+    assert at(0.85) == (0, 1, 2)
+    assert at(0.95) == (0, 0, 2)
+    threshold, *scores = metric.best()
+    assert 0.1 < threshold < 0.4  # the middle of those that find both roofs and one false pixel
+    assert scores == [pytest.approx(2 / 3), pytest.approx(4 / 5)]
     assert float(metric.result()) == pytest.approx(2 / 3)
 
 
 def test_thresholds_agree_with_comparing_each():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, (2, 20, 20, 1)).astype("float32")
-    probability = np.concatenate([THRESHOLDS, rng.random(701)]).astype("float32").reshape(2, 20, 20, 1)
+    probability = np.concatenate([THRESHOLDS, rng.random(800 - len(THRESHOLDS))]).astype("float32").reshape(2, 20, 20, 1)
     metric = ThresholdCounts()
     metric.update_state(truth, probability)
     tp, fp, fn = metric.counts()
@@ -101,6 +108,25 @@ def test_thresholds_agree_with_comparing_each():
         assert tp[i] == (found & (truth > 0)).sum()
         assert fp[i] == (found & (truth == 0)).sum()
         assert fn[i] == (~found & (truth > 0)).sum()
+
+
+def test_temperature_of_logits_that_are_twice_too_large():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-1, 1.5, (1, 200, 500, 1))
+    truth = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype("float32")
+    metric = ThresholdCounts()
+    metric.update_state(truth, (1 / (1 + np.exp(-2 * logits))).astype("float32"))
+    temperature = metric.temperature()
+    assert temperature == pytest.approx(2.0, rel=0.03)
+    assert metric.calibration_error(temperature) < 0.01 < 0.05 < metric.calibration_error()
+
+
+def test_cooler_threshold_makes_the_same_mask():
+    logits = np.linspace(-4, 4, 101)
+    before = 1 / (1 + np.exp(-logits)) >= 0.3
+    after = 1 / (1 + np.exp(-logits / 1.7)) >= cooler(0.3, 1.7)
+    assert (before == after).all()
+    assert cooler(0.3, 1.0) == pytest.approx(0.3)
 
 
 def test_no_roof_at_all_is_zero():

@@ -16,8 +16,8 @@ import rasterio.features
 from conftest import real
 
 import train.train as stage
-from roofkit.settings import TrainingArgs
-from train.train import base_rate_bias, best_row, history_text, is_over, main, next_learning_rate, waited
+from roofkit.settings import LoadDatasetArgs, TrainingArgs
+from train.train import base_rate_bias, best_row, forecast, history_text, is_over, main, next_learning_rate, waited
 from unet.backend import best_precision
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserW
 
 
 def row(epoch, iou, loss=1.0, rate=0.1):
-    values = dict(loss=1.0, iou=0.0, f1=0.0, val_loss=loss, val_iou=iou, val_f1=0.0, threshold=0.5, seconds=2.0)
+    values = dict(
+        loss=1.0,
+        iou=0.0,
+        f1=0.0,
+        val_loss=loss,
+        val_iou=iou,
+        val_f1=0.0,
+        val_ece=0.0,
+        threshold=0.5,
+        temperature=1.0,
+        seconds=2.0,
+    )
     return {"epoch": float(epoch), "learning_rate": rate, **values}
 
 
@@ -61,18 +72,26 @@ def test_learning_rate_halves_on_a_plateau_and_waits_again():
     assert next_learning_rate(rows(0.4, *[0.1] * 9), None) == 0.1
 
 
-def test_training_is_over_after_patience_or_all_epochs():
-    assert not is_over([], TrainingArgs(epochs=1))
-    assert is_over(rows(0.4), TrainingArgs(epochs=1))
-    assert is_over(rows(0.4, 0.3, 0.3), TrainingArgs(epochs=9, early_stopping=2))
-    assert not is_over(rows(0.4, 0.3, 0.3), TrainingArgs(epochs=9, early_stopping=3))
-    assert not is_over(rows(0.4, 0.3, 0.3), TrainingArgs(epochs=9, early_stopping=None))
+def test_training_is_over_after_patience_all_epochs_or_the_time():
+    assert not is_over([], TrainingArgs(), 1)
+    assert is_over(rows(0.4), TrainingArgs(), 1)
+    assert is_over(rows(0.4, 0.3, 0.3), TrainingArgs(early_stopping=2), 9)
+    assert not is_over(rows(0.4, 0.3, 0.3), TrainingArgs(early_stopping=3), 9)
+    assert not is_over(rows(0.4, 0.3, 0.3), TrainingArgs(early_stopping=None), 9)
+    assert is_over(rows(0.4, 0.5), TrainingArgs(minutes=0.09), 9)  # 4 s spent, 2 s more would be 6 of 5.4
+    assert not is_over(rows(0.4, 0.5), TrainingArgs(minutes=0.1), 9)
+
+
+def test_the_forecast_advises_only_when_days_are_at_stake():
+    data = LoadDatasetArgs(target_size=(640, 640))
+    assert forecast(10.0, 6, data) == "about 10 s an epoch on this machine, 60 s for 6 epochs"
+    assert "2.3 days for 50 epochs. Shorter: load_dataset_args.crop_size [320, 320]" in forecast(4000.0, 50, data)
 
 
 def test_history_text():
     lines = history_text(rows(0.25)).splitlines()
-    assert lines[0] == "epoch,loss,iou,f1,val_loss,val_iou,val_f1,threshold,learning_rate,seconds"
-    assert lines[1] == "1,1,0,0,1,0.25,0,0.5,0.1,2"
+    assert lines[0] == "epoch,loss,iou,f1,val_loss,val_iou,val_f1,val_ece,threshold,temperature,learning_rate,seconds"
+    assert lines[1] == "1,1,0,0,1,0.25,0,0,0.5,1,0.1,2"
 
 
 # ------------------------------------------------------------------------------------------------------------ a project
@@ -251,10 +270,10 @@ def test_resumed_training_is_bit_equal_to_an_uninterrupted_one(project, monkeypa
     whole, lines = project.weights(), project.history()
     run_epoch = stage.Training.run_epoch
 
-    def stop(self, epoch):
+    def stop(self, epoch, epochs):
         if epoch == 3:
             raise Stop
-        return run_epoch(self, epoch)
+        return run_epoch(self, epoch, epochs)
 
     monkeypatch.setattr(stage.Training, "run_epoch", stop)
     with pytest.raises(Stop):
@@ -272,10 +291,10 @@ def stopped(project, monkeypatch):
     """A project whose training was stopped after its first epoch."""
     run_epoch = stage.Training.run_epoch
 
-    def stop(self, epoch):
+    def stop(self, epoch, epochs):
         if epoch == 2:
             raise Stop
-        return run_epoch(self, epoch)
+        return run_epoch(self, epoch, epochs)
 
     monkeypatch.setattr(stage.Training, "run_epoch", stop)
     with pytest.raises(Stop):
@@ -440,9 +459,9 @@ def test_frames_that_break_while_training(project, capsys, monkeypatch):
     monkeypatch.setattr(datagen, "CACHE_BYTES", 0)
     run_epoch = stage.Training.run_epoch
 
-    def tear(self, epoch):
+    def tear(self, epoch, epochs):
         self.train_pairs[0].frame.write_bytes(b"")
-        return run_epoch(self, epoch)
+        return run_epoch(self, epoch, epochs)
 
     monkeypatch.setattr(stage.Training, "run_epoch", tear)
     assert project.run() == 1
@@ -452,7 +471,7 @@ def test_frames_that_break_while_training(project, capsys, monkeypatch):
 def test_loss_that_is_no_number(project, capsys, monkeypatch):
     from unet import losses
 
-    monkeypatch.setitem(losses.LOSSES, "bce_dice", lambda *rest: losses.bce(*rest) * float("nan"))
+    monkeypatch.setitem(losses.LOSSES, "bce_dice", (lambda *rest: losses.bce(*rest) * float("nan"),))
     assert project.run() == 1
     assert "error: training_args.learning_rate: 0.01, and the loss of epoch 1 is nan" in capsys.readouterr().err
 
@@ -573,11 +592,19 @@ def test_real_eight_band_uint16_frames(project, capsys, compiled):
         ("fpu avx512f avx512_bf16", None, "mixed_bfloat16"),
         ("fpu amx_bf16", None, "mixed_bfloat16"),
         ("fpu avx2", None, "float32"),
-        ("fpu avx512_bf16", "/usr/bin/nvidia-smi", "float32"),
+        ("fpu avx2", "9.0\n8.0\n", "mixed_bfloat16"),  # H100 and A100
+        ("fpu avx2", "9.0\n7.5\n", "mixed_float16"),  # beside a T4
+        ("fpu avx512_bf16", "6.1\n", "float32"),  # P4
+        ("fpu avx2", "[N/A]\n", "float32"),
     ],
 )
 def test_the_precision_of_this_machine(monkeypatch, flags, gpu, expected):
-    monkeypatch.setattr("unet.backend.shutil.which", lambda name: gpu)
+    def ask(command, **options):
+        if gpu is None:
+            raise FileNotFoundError(command[0])
+        return subprocess.CompletedProcess(command, 0, gpu)
+
+    monkeypatch.setattr("unet.backend.subprocess.run", ask)
     monkeypatch.setattr("unet.backend.Path.read_text", lambda self, **options: f"flags : {flags}\n")
     assert best_precision() == expected
 
@@ -586,6 +613,6 @@ def test_where_the_processor_cannot_be_asked_it_is_float32(monkeypatch):
     def absent(self, **options):
         raise FileNotFoundError
 
-    monkeypatch.setattr("unet.backend.shutil.which", lambda name: None)
+    monkeypatch.setattr("unet.backend.gpu_capability", lambda: None)
     monkeypatch.setattr("unet.backend.Path.read_text", absent)
     assert best_precision() == "float32"

@@ -2,7 +2,9 @@
 
 Reads  data/train_frames, data/train_masks, data/val_frames, data/val_masks
 Writes MODEL (.h5 or .keras; default: results/results_4.h5) and results/history.csv, one line for each epoch
-The model holds the scaling of pixels as its first layers, and the threshold that was best on the validation frames.
+       results/logs for TensorBoard, when training_args.tensorboard is true
+The model holds the scaling of pixels as its first layers, and the threshold and temperature that were best on the
+validation frames. Before it starts, train measures a few steps and says how long it will take.
 --resume continues a training that was stopped; without it, training starts over.
 """
 
@@ -12,7 +14,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +22,23 @@ from typing import Any
 import numpy as np
 
 from roofkit.artifacts import Outputs, committed, digest, fingerprint
-from roofkit.cli import Run, positive, raise_if_stopped, run_stage, say, stage_parser
+from roofkit.cli import Run, positive, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, OutputError, SettingsError
 from roofkit.paths import Paths
 from roofkit.raster import band_names, open_raster, raster_digest
-from roofkit.settings import LoadDatasetArgs, ModelArgs, OutputArgs, TrainingArgs
-from unet.backend import best_precision, start_keras
+from roofkit.settings import LoadDatasetArgs, TrainingArgs
+from unet.backend import start_keras
+from unet.plan import TrainSettings, duration, epochs_that_fit
 from unet.resume import Resume
+from unet.weights import adapt
 
 HISTORY = (
-    "epoch", "loss", "iou", "f1", "val_loss", "val_iou", "val_f1", "threshold", "learning_rate", "seconds",
+    "epoch", "loss", "iou", "f1", "val_loss", "val_iou", "val_f1", "val_ece", "threshold", "temperature",
+    "learning_rate", "seconds",
 )  # fmt: skip
 Row = dict[str, float]
 BLANK = 0.01  # a validation IoU below this is no map
+DAY = 86400.0  # seconds; a training that is longer than that gets advice
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class TrainReport:
     best_epoch: int
     val_iou: float
     val_f1: float
+    val_ece: float
     threshold: float
     train_frames: int
     val_frames: int
@@ -52,26 +59,18 @@ class TrainReport:
     kept: bool
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """The blocks that decide the result."""
-
-    data: LoadDatasetArgs
-    model: ModelArgs
-    output: OutputArgs
-    training: TrainingArgs
-    extension: str = "tif"
-
-    def made_from(self) -> dict[str, Any]:
-        """What a resumed training must share with the one that was stopped: all but how long it takes."""
-        free = {"epochs", "verbose", "results_folder", "early_stopping"}
-        blocks = {
-            "load_dataset_args": self.data.model_dump(mode="json"),
-            "model_args": self.model.model_dump(mode="json"),
-            "output_args": self.output.model_dump(mode="json"),
-            "training_args": self.training.model_dump(mode="json", exclude=free),
-        }
-        return {f"{block}.{key}": value for block, values in blocks.items() for key, value in values.items()}
+def made_from(settings: TrainSettings) -> dict[str, Any]:
+    """What a resumed training must share with the one that was stopped: all but how long it takes and what it shows."""
+    free = {"verbose", "results_folder", "early_stopping", "tensorboard", "doctor"}
+    if settings.training.schedule != "cosine" or settings.training.minutes:
+        free.add("epochs")
+    blocks = {
+        "load_dataset_args": settings.data.model_dump(mode="json"),
+        "model_args": settings.model.model_dump(mode="json"),
+        "output_args": settings.output.model_dump(mode="json"),
+        "training_args": settings.training.model_dump(mode="json", exclude=free),
+    }
+    return {f"{block}.{key}": value for block, values in blocks.items() for key, value in values.items()}
 
 
 def base_rate_bias(share: float, num_classes: int, activation: str) -> list[float]:
@@ -104,12 +103,27 @@ def next_learning_rate(rows: Sequence[Row], patience: int | None) -> float:
     return rate / 2 if patience and stale >= patience else rate
 
 
-def is_over(rows: Sequence[Row], settings: TrainingArgs) -> bool:
-    """Whether training ends here."""
+def is_over(rows: Sequence[Row], settings: TrainingArgs, epochs: int) -> bool:
+    """Whether training ends here: `epochs` done, patience at its end, or no time for another epoch."""
     if not rows:
         return False
+    spent = sum(row["seconds"] for row in rows)
+    late = settings.minutes is not None and spent + spent / len(rows) > settings.minutes * 60
     stale = settings.early_stopping is not None and waited(rows) >= settings.early_stopping
-    return stale or rows[-1]["epoch"] >= settings.epochs
+    return late or stale or rows[-1]["epoch"] >= epochs
+
+
+def forecast(epoch_seconds: float, epochs: int, data: LoadDatasetArgs) -> str:
+    """What the user reads before the first epoch: how long it takes, and how to make days shorter."""
+    total = epoch_seconds * epochs
+    line = f"about {duration(epoch_seconds)} an epoch on this machine, {duration(total)} for {epochs} epochs"
+    if total < DAY:
+        return line
+    half = [side // 2 // 32 * 32 or side for side in data.crop_size or data.target_size]
+    return (
+        f"{line}. Shorter: load_dataset_args.crop_size {half} (a quarter of the time), fewer model_args.filters "
+        "(half of them: a third), or training_args.minutes, which plans as many epochs as fit."
+    )
 
 
 def history_text(rows: Sequence[Row]) -> str:
@@ -123,11 +137,11 @@ def history_text(rows: Sequence[Row]) -> str:
 def progress_line(rows: Sequence[Row], epochs: int) -> str:
     """What the user reads after an epoch."""
     row = rows[-1]
-    left = (epochs - row["epoch"]) * sum(r["seconds"] for r in rows) / len(rows)
+    left = duration((epochs - row["epoch"]) * sum(r["seconds"] for r in rows) / len(rows))
     return (
         f"epoch {int(row['epoch'])}/{epochs}: loss {row['loss']:.4f}, IoU {row['iou']:.3f}, F1 {row['f1']:.3f}; "
         f"validation loss {row['val_loss']:.4f}, IoU {row['val_iou']:.3f} at {row['threshold']:.2f}; "
-        f"{row['seconds']:.1f} s, at most {left:.0f} s left"
+        f"{row['seconds']:.1f} s, at most {left} left"
     )
 
 
@@ -152,21 +166,27 @@ def check_statistics(statistics: Any, frames: Path, masks: Path) -> None:
         raise BadInputError(masks, "no roof pixel in any mask", "some roofs", advice)
 
 
-@contextlib.contextmanager
-def precision(name: str) -> Iterator[None]:
-    """Layers made inside compute with that precision."""
-    import keras
+def spread() -> contextlib.AbstractContextManager[Any]:
+    """A context in which a network is made so that each batch is shared out over all GPUs of this machine.
 
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
+    By `tf.distribute` or `keras.distribution`, as the backend has it; it does nothing where there is one GPU, or none.
+    """
+    keras = start_keras()
+    if keras.backend.backend() == "jax" and len(keras.distribution.list_devices("gpu")) > 1:
+        return keras.distribution.DataParallel(devices=keras.distribution.list_devices("gpu")).scope()
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) < 2:
+        return contextlib.nullcontext()
+    say(f"each batch is shared out over {len(devices)} devices")
+    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
 
 
 class Training:
-    """One training run: the data, the network that learns and the one that is saved."""
+    """One training run: the data, and the networks that learn from it."""
 
     def __init__(self, settings: TrainSettings, paths: Paths, *, quiet: bool) -> None:
         from unet.frames import find_pairs
@@ -182,10 +202,10 @@ class Training:
             for kind, pairs in (("train", self.train_pairs), ("val", self.val_pairs))
             for pair in pairs
         ]
-        return {**self.settings.made_from(), "frames and masks": fingerprint(pairs)}
+        return {**made_from(self.settings), "frames and masks": fingerprint(pairs)}
 
-    def prepare(self, start_weights: list[Any] | None) -> None:
-        """Read the frames and build both networks.
+    def prepare(self, start: "Start | None") -> None:
+        """Read the frames and build the networks.
 
         Raises:
             BadInputError: There is nothing to learn from, or a file is broken.
@@ -193,18 +213,12 @@ class Training:
             MismatchError: The weights to start from are of another network.
         """
         start_keras().utils.set_random_seed(self.settings.training.seed)
-        self._load()
-        model, output = self.settings.model, self.settings.output
-        preparation = self._preparation()
-        from unet.network import build_unet
+        from unet.learner import Learner
 
-        with precision("float32"):
-            self.shipped = build_unet(model, output, self.settings.data.data_format, preparation)
-        chosen = self.settings.training.precision
-        with precision(best_precision() if chosen == "auto" else chosen):
-            self.network = build_unet(_channels_last(model, self.settings.data), output, preparation=preparation)
-            self._compile()
-        self._start(start_weights)
+        self._load()
+        preparation = self._preparation()
+        self.learner = Learner(self.settings, preparation, spread())
+        self._start(start)
 
     def _load(self) -> None:
         from unet.datagen import Augmentation, KerasFrames, RoofFrames
@@ -233,100 +247,70 @@ class Training:
             [value * abs(factor) for value in deviation],
         )
 
-    def _compile(self) -> None:
-        import keras
-
-        from unet.losses import RoofLoss
-        from unet.metrics import RoofF1, RoofIoU, ThresholdCounts
-
-        self.counts = ThresholdCounts()
-        self.network.compile(
-            optimizer=keras.optimizers.Adam(self.settings.training.learning_rate),
-            loss=RoofLoss(self.settings.training.loss),
-            weighted_metrics=[RoofIoU(), RoofF1(), self.counts],
-            jit_compile=keras.backend.backend() == "jax",
-        )
-
-    def _start(self, weights: list[Any] | None) -> None:
+    def _start(self, start: "Start | None") -> None:
         """Set the first weights: those of a trained model, or fresh ones with a last bias that suits the roofs."""
-        if weights is None:
-            weights = self.network.get_weights()
+        weights = self.learner.network.get_weights()
+        shapes = [array.shape for array in weights]
+        if start:
+            try:
+                weights = adapt(start.weights, shapes, start.band_names, self.band_names)
+            except ValueError:
+                found = f"{len(start.weights)} arrays of weights, {sum(map(np.size, start.weights)):,} numbers"
+                expected = f"{len(shapes)} arrays, {self.learner.network.count_params():,} numbers, of the same shapes"
+                advice = "Make model_args those of that model, or set training_args.pretrained: false."
+                raise MismatchError(self.paths.checkpoint, found, expected, advice) from None
+        else:
             share = self.statistics.roof_pixels / self.statistics.valid_pixels
             bias = base_rate_bias(share, self.settings.model.num_classes, self.settings.output.activation)
             weights[-1] = np.array(bias, np.float32)
-        shapes = [array.shape for array in self.network.get_weights()]
-        if [array.shape for array in weights] != shapes:
-            found = f"{len(weights)} arrays of weights, {sum(map(np.size, weights)):,} numbers"
-            expected = f"{len(shapes)} arrays, {self.network.count_params():,} numbers, of the same shapes"
-            advice = "Make model_args those of that model, or set training_args.pretrained: false."
-            raise MismatchError(self.paths.checkpoint, found, expected, advice)
-        self.network.set_weights(weights)
+        self.learner.start_from(weights)
 
-    def run_epoch(self, epoch: int) -> Row:
+    def plan(self) -> int:
+        """Measure a few steps, say how long training takes, and return how many epochs to plan for."""
+        settings = self.settings.training
+        step, check = self.learner.measure(self.train, self.val)
+        seconds = step * len(self.train) + check * len(self.val)
+        epochs = epochs_that_fit(settings.minutes, seconds, settings.epochs)
+        if settings.verbose and not self.quiet:
+            say(forecast(seconds, epochs, self.settings.data))
+        return epochs
+
+    def run_epoch(self, epoch: int, epochs: int) -> Row:
         """Learn from the training frames once, then measure on the validation frames.
 
         Raises:
             RoofError: A frame could not be read, or the loss is no longer a number.
         """
         started = time.monotonic()
-        self.train.epoch = epoch - 1
-        bar = 1 if self.settings.training.verbose == 1 and not self.quiet and sys.stderr.isatty() else 0
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                watch = [_watch_for_signals()]
-                logs = self.network.fit(self.train, epochs=1, verbose=bar, shuffle=False, callbacks=watch).history
-                val = self.network.evaluate(self.val, verbose=0, return_dict=True, callbacks=watch)
-        except Exception:
-            error = self.train.error or self.val.error  # Keras hides what the generator raised
-            if error is None:
-                raise
-            raise error from None
-        loss = float(logs["loss"][-1])
-        if not math.isfinite(loss):
-            rate = f"{self.settings.training.learning_rate:g}, and the loss of epoch {epoch} is {loss}"
+        live = self.settings.training.verbose == 1 and not self.quiet and sys.stderr.isatty()
+        logs = self.learner.learn(self.train, epoch, epochs=epochs, live=live)
+        if not math.isfinite(logs["loss"]):
+            rate = f"{self.settings.training.learning_rate:g}, and the loss of epoch {epoch} is {logs['loss']}"
             raise SettingsError("training_args.learning_rate", rate, "a rate at which it stays a number", "Lower it.")
-        threshold, iou, f1 = self.counts.best()
-        values = (epoch, loss, logs["iou"][-1], logs["f1"][-1], val["loss"], iou, f1, threshold, self.rate)
-        return {key: float(value) for key, value in zip(HISTORY, (*values, time.monotonic() - started))}
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the moment."""
-        return float(self.network.optimizer.learning_rate.numpy())
-
-    @rate.setter
-    def rate(self, value: float) -> None:
-        self.network.optimizer.learning_rate = value
+        values = {**logs, **self.learner.validate(self.val), "epoch": epoch, "learning_rate": self.learner.base_rate}
+        values["seconds"] = time.monotonic() - started
+        return {key: float(values[key]) for key in HISTORY}
 
     def save(self, path: Path, row: Row) -> None:
         """Save the network as it is, in float32, with what prediction needs to know."""
-        from unet.model_file import save_model
-
-        self.shipped.set_weights(self.network.get_weights())
         facts = {
             "threshold": row["threshold"],
+            "temperature": row["temperature"],
             "frame_size": _common_size([pair.frame for pair in self.train_pairs]),
             "band_names": self.band_names,
             "data_format": self.settings.data.data_format,
             "num_classes": self.settings.model.num_classes,
             "val_iou": row["val_iou"],
         }
-        save_model(self.shipped, path, facts)
+        self.learner.save(path, facts)
 
 
-def _watch_for_signals() -> Any:
-    """A callback that ends training after the batch in which a signal came."""
-    import keras
+@dataclass(frozen=True)
+class Start:
+    """A trained model to start from."""
 
-    def look(batch: int, logs: Any = None) -> None:
-        raise_if_stopped()
-
-    return keras.callbacks.LambdaCallback(on_train_batch_end=look, on_test_batch_end=look)
-
-
-def _channels_last(model: ModelArgs, data: LoadDatasetArgs) -> ModelArgs:
-    """The same network for (rows, cols, bands): what learns always has this order, whatever order is saved."""
-    return model.model_copy(update={"input_shape": (*data.target_size, data.channels)})
+    weights: list[Any]
+    band_names: tuple[str, ...]
 
 
 def _common_size(frames: Sequence[Path]) -> tuple[int, int]:
@@ -351,9 +335,9 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
     with Outputs(model_path.parent, "train", name=name, overwrite=run.overwrite) as outputs:
         training = Training(settings, run.paths, quiet=run.quiet)
         start, start_key = _pretrained(settings.training, run.paths.checkpoint, outputs)
-        made_from = {**training.made_from(), "the model to start from": start_key}
+        decisive = {**training.made_from(), "the model to start from": start_key}
         ending = [settings.training.epochs, settings.training.early_stopping]
-        key = fingerprint("train", made_from, ending)
+        key = fingerprint("train", decisive, ending)
         _check_history(run.paths.history, run.overwrite)
         if not outputs.plan({name: key}):
             rows = outputs.facts(name)["rows"]
@@ -361,11 +345,11 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
             _write_history(run.paths.history, rows)
             return _report(model_path, rows, outputs.facts(name)["counts"], kept=True)
         training.prepare(start)
-        rows = _learn(training, model_path, Resume(model_path, made_from), resume=resume)
+        rows = _learn(training, model_path, Resume(model_path, decisive), resume=resume)
         counts = {
             "train_frames": len(training.train_pairs),
             "val_frames": len(training.val_pairs),
-            "parameters": int(training.network.count_params()),
+            "parameters": int(training.learner.network.count_params()),
         }
         outputs.record(name, key, rows=rows, counts=counts, start=start_key)
         outputs.finish()
@@ -373,42 +357,80 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
     return _report(model_path, rows, counts, kept=False)
 
 
-def _pretrained(settings: TrainingArgs, checkpoint: Path, outputs: Outputs) -> tuple[list[Any] | None, str | None]:
-    """The weights to start from, and a hash of their file; none unless `training_args.pretrained`."""
+def _pretrained(settings: TrainingArgs, checkpoint: Path, outputs: Outputs) -> tuple[Start | None, str | None]:
+    """The model to start from, and a hash of their file; none unless `training_args.pretrained`."""
     if not settings.pretrained:
         return None, None
     from unet.model_file import load_model
 
-    weights = load_model(checkpoint).model.get_weights()
+    loaded = load_model(checkpoint)
+    start = Start(loaded.model.get_weights(), loaded.band_names)
     sha = digest(checkpoint)
     if outputs.folder == checkpoint.parent and outputs.has(checkpoint.name):
         facts = outputs.facts(checkpoint.name)
         if facts["sha256"] == sha and facts.get("start"):  # what an earlier run made of that start is not a new start
-            return weights, facts["start"]
-    return weights, sha
+            return start, facts["start"]
+    return start, sha
 
 
 def _learn(training: Training, model_path: Path, state: Resume, *, resume: bool) -> list[Row]:
     """Epoch after epoch until it is over; the history."""
-    settings = training.settings.training
-    rows: list[Row] = state.load(training.network) if resume else []
+    settings, learner = training.settings.training, training.learner
+    epochs = training.plan()
+    rows: list[Row] = []
+    if resume:
+        rows, planned = state.load(learner.restore)
+        epochs = planned if planned and settings.minutes else epochs
     if rows and not model_path.is_file():
         advice = "Put it back, or train without --resume."
         raise MissingInputError(model_path, "no such file", "the best epoch of the stopped training", advice)
     if not resume and state.path.exists():
         say(f"{state.path.name}: left by a stopped training; starting over (--resume continues it)")
         state.remove()
-    while not is_over(rows, settings):
-        rows.append(training.run_epoch(len(rows) + 1))
+    logs = _start_logs(training.paths.logs, fresh=not rows) if settings.tensorboard else None
+    while not is_over(rows, settings, epochs):
+        if rows and settings.schedule == "plateau":
+            learner.base_rate = next_learning_rate(rows, settings.reduce_on_plateau)
+        rows.append(training.run_epoch(len(rows) + 1, epochs))
         if best_row(rows) is rows[-1]:
             training.save(model_path, rows[-1])
-        training.rate = next_learning_rate(rows, settings.reduce_on_plateau)
         _write_history(training.paths.history, rows)
-        state.save(training.network, rows)
+        state.save(learner.state(), rows, epochs)
+        if logs:
+            _log(logs, rows[-1])
         if settings.verbose and not training.quiet:
-            say(progress_line(rows, settings.epochs))
+            say(progress_line(rows, epochs))
     state.remove()
     return rows
+
+
+def _start_logs(folder: Path, *, fresh: bool) -> Any:
+    """A writer of TensorBoard's files; those of an earlier training go when this one starts anew.
+
+    Raises:
+        SettingsError: The backend is not TensorFlow, whose writer it is.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise SettingsError(
+            "training_args.tensorboard", "true without TensorFlow", "TensorFlow, or false", "Read history.csv instead."
+        ) from None
+    for path in folder.glob("events.out.tfevents.*") if fresh else ():
+        path.unlink()
+    return tf.summary.create_file_writer(str(folder))
+
+
+def _log(writer: Any, row: Row) -> None:
+    """Write an epoch's values as TensorBoard's scalars (by the format itself: its package need not be there)."""
+    import tensorflow as tf
+
+    plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin)
+    with writer.as_default():
+        for name in HISTORY[1:]:
+            tf.summary.write(name, tf.constant(row[name]), step=int(row["epoch"]), metadata=metadata)
+    writer.flush()
 
 
 def _check_history(path: Path, overwrite: bool) -> None:
@@ -439,7 +461,7 @@ def _report(path: Path, rows: Sequence[Row], counts: Mapping[str, int], *, kept:
     best = best_row(rows)
     return TrainReport(
         wrote=str(path), epochs=len(rows), best_epoch=int(best["epoch"]), val_iou=best["val_iou"],
-        val_f1=best["val_f1"], threshold=best["threshold"], **counts,
+        val_f1=best["val_f1"], val_ece=best["val_ece"], threshold=best["threshold"], **counts,
         seconds_per_epoch=sum(row["seconds"] for row in rows) / len(rows), kept=kept,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,17 +28,30 @@ def start_keras() -> ModuleType:
 
 
 def best_precision() -> str:
-    """The Keras dtype policy that trains fastest on this processor: mixed_bfloat16 with AMX or AVX512-BF16, or float32.
+    """The Keras dtype policy that trains fastest on this machine without loss of accuracy.
 
-    Elsewhere bfloat16 is emulated, and slower. A machine with an NVIDIA GPU gets float32, which any GPU does well.
+    NVIDIA GPUs: mixed_bfloat16 from compute capability 8 (A100, RTX 30), mixed_float16 with loss scaling from 7 (V100,
+    T4), else float32. Processors: mixed_bfloat16 with AMX or AVX512-BF16, else float32: bfloat16 is emulated there,
+    and slower.
     """
-    if shutil.which("nvidia-smi"):
-        return "float32"
+    capability = gpu_capability()
+    if capability is not None:
+        return "mixed_bfloat16" if capability >= 8.0 else "mixed_float16" if capability >= 7.0 else "float32"
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
     except OSError:
         return "float32"  # no Linux
     return "mixed_bfloat16" if flags & {"amx_bf16", "avx512_bf16"} else "float32"
+
+
+def gpu_capability() -> float | None:
+    """The lowest compute capability of this machine's NVIDIA GPUs, as nvidia-smi says; None where there is none."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return min((float(line) for line in answer.split()), default=None)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from roofkit.errors import BadInputError, MismatchError, SettingsError
+from roofkit.errors import BadInputError, MismatchError
 from roofkit.raster import Valid, open_raster, read_pixels
 from roofkit.settings import LoadDatasetArgs
+from unet.augment import Augmentation
 from unet.frames import (
     FrameStatistics,
     Image,
@@ -35,69 +35,6 @@ PIL_BANDS = {1: "grayscale", 3: "rgb", 4: "rgba"}
 Batch = tuple[Image, Image, Image]
 
 
-class Augmentation:
-    """Random changes to a sample, the same to image, roof and validity; any number of bands.
-
-    Args:
-        settings: How much of each.
-        statistics: Of the training frames; brightness and contrast are relative to them.
-
-    Raises:
-        SettingsError: `zoom_range` is not a range.
-    """
-
-    def __init__(self, settings: LoadDatasetArgs, statistics: FrameStatistics) -> None:
-        zoom = settings.zoom_range
-        self.zoom = zoom if isinstance(zoom, tuple) else (1.0 - zoom, 1.0 + zoom)
-        if not 0.0 < self.zoom[0] <= self.zoom[1]:
-            raise SettingsError("load_dataset_args.zoom_range", str(zoom), "[low, high] above 0", "Correct it.")
-        self.settings = settings
-        self.mean = np.asarray(statistics.mean)
-        self.deviation = np.asarray(statistics.deviation)
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The sample, changed as `rng` draws."""
-        return self.shade(self.warp(self.turn(sample, rng), rng), rng)
-
-    def turn(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Flipped and turned by quarters: no pixel changes its value."""
-        arrays = [sample.image, sample.roof, sample.valid]
-        if self.settings.horizontal_flip and rng.random() < 0.5:
-            arrays = [array[:, ::-1] for array in arrays]
-        if self.settings.vertical_flip and rng.random() < 0.5:
-            arrays = [array[::-1] for array in arrays]
-        if self.settings.quarter_turns:
-            turns = int(rng.integers(4))
-            arrays = [np.rot90(array, turns) for array in arrays]
-        return Sample(*arrays)
-
-    def warp(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Zoomed and sheared about the centre; what comes from outside mirrors the inside, and is invalid."""
-        if self.zoom == (1.0, 1.0) and not self.settings.shear_range:
-            return sample
-        angle = np.deg2rad(rng.uniform(-self.settings.shear_range, self.settings.shear_range))
-        matrix = np.array([[1.0, -np.sin(angle)], [0.0, np.cos(angle)]]) / rng.uniform(*self.zoom)
-        centre = (np.array(sample.roof.shape) - 1) / 2
-        where = dict(matrix=matrix, offset=centre - matrix @ centre)
-        bands = np.moveaxis(sample.image, -1, 0).astype(np.float32)
-        image = np.stack([ndimage.affine_transform(band, order=1, mode="reflect", **where) for band in bands], axis=-1)
-        flags = [
-            ndimage.affine_transform(f.astype(np.uint8), order=0, mode="constant", cval=0, **where) > 0
-            for f in (sample.roof, sample.valid)
-        ]
-        return Sample(image, *flags)
-
-    def shade(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Each band stretched about its mean, and lighter or darker by a share of its deviation."""
-        contrast, brightness = self.settings.contrast_range, self.settings.brightness_range
-        if not contrast and not brightness:
-            return sample
-        factor = 1.0 + rng.uniform(-contrast, contrast, len(self.mean))
-        shift = self.mean * (1.0 - factor) + rng.uniform(-brightness, brightness, len(self.mean)) * self.deviation
-        image = sample.image * factor.astype(np.float32) + shift.astype(np.float32)
-        return Sample(image, sample.roof, sample.valid)
-
-
 class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of frames, read with rasterio: any number of bands, size and dtype (`custom` 1).
 
@@ -105,13 +42,14 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
     (frames, rows, cols, classes), and 0 or 1 (frames, rows, cols), 0 where frame or mask is invalid.
 
     The last batch of an epoch is short where the frames do not divide: then each frame counts once in an epoch.
-    `frames.epoch` decides order and augmentation, together with the seed; it moves on by itself.
+    `frames.epoch` decides order and augmentation, together with the seed; it moves on by itself. Frames are as large as
+    `crop_size` where `augmentation` is set, and whole without it.
 
     Args:
         pairs: Frames and masks.
         settings: Sizes and augmentation.
         num_classes: 1 or 2.
-        seed: Shuffles; None: a fixed order.
+        seed: Shuffles, and draws frames with roofs more often where `roof_balance` says so; None: a fixed order.
         steps: Batches in an epoch, more or fewer than the frames fill; None: each frame once.
     """
 
@@ -129,10 +67,12 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         self.settings = settings
         self.num_classes = num_classes
         self.seed = seed
+        self.balance = settings.roof_balance
         self.steps = steps or -(-len(self.pairs) // settings.batch_size)
         self.epoch = 0
         self.augmentation: Augmentation | None = None
         self.error: Exception | None = None
+        self._roof_pixels: NDArray[np.int64] | None = None
         self._kept: dict[int, Sample] = {}
         self._kept_bytes = 0
 
@@ -161,29 +101,43 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         Raises:
             SettingsError, BadInputError: A file does not fit the settings, or is broken.
         """
-        samples = [self._draw(number, turn) for number, turn in self.places(index)]
+        samples = [self._draw(number, index, place) for place, number in enumerate(self.places(index))]
         images = np.stack([sample.image for sample in samples]).astype(np.float32)
         masks = targets(np.stack([sample.roof for sample in samples]), self.num_classes)
         weights = np.stack([sample.valid for sample in samples]).astype(np.float32)
         return images, masks, weights
 
-    def places(self, index: int) -> list[tuple[int, int]]:
-        """Which pairs are in a batch, and in which turn through all of them, from 0."""
+    def places(self, index: int) -> list[int]:
+        """Which pairs are in a batch."""
         per_turn = -(-len(self.pairs) // self.settings.batch_size)
         turn, place = divmod(index, per_turn)
         start = place * self.settings.batch_size
-        return [(int(number), turn) for number in self._order(turn)[start : start + self.settings.batch_size]]
+        return [int(number) for number in self._order(turn)[start : start + self.settings.batch_size]]
 
     def _order(self, turn: int) -> NDArray[np.int64]:
+        """The pairs of a turn through all of them: each once, but for the places that `roof_balance` gives away."""
         if self.seed is None:
             return np.arange(len(self.pairs))
-        return np.random.default_rng([self.seed, self.epoch, turn]).permutation(len(self.pairs))
+        rng = np.random.default_rng([self.seed, self.epoch, turn])
+        order = rng.permutation(len(self.pairs))
+        if self.balance:
+            drawn = rng.random(len(order)) < self.balance
+            order[drawn] = rng.choice(len(order), drawn.sum(), p=self._roof_shares())
+        return order
 
-    def _draw(self, number: int, turn: int) -> Sample:
+    def _roof_shares(self) -> NDArray[np.float64]:
+        """How often `roof_balance` draws each pair: by its share of roof, and 0.01 more, so that none is left out."""
+        if self._roof_pixels is None:
+            self.measure()
+        shares = np.asarray(self._roof_pixels) / np.prod(self.settings.target_size) + 0.01
+        return np.asarray(shares / shares.sum())
+
+    def _draw(self, number: int, index: int, place: int) -> Sample:
+        """A pair, augmented in a way of its own at each place of each epoch."""
         sample = self.sample(number)
         if self.augmentation is None:
             return sample
-        return self.augmentation(sample, np.random.default_rng([self.seed or 0, self.epoch, turn, number]))
+        return self.augmentation(sample, np.random.default_rng([self.seed or 0, self.epoch, index, place]))
 
     def sample(self, number: int) -> Sample:
         """A pair as it is, without augmentation; kept in memory while there is room."""
@@ -197,11 +151,12 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
 
     def measure(self) -> FrameStatistics:
         """Statistics of all pairs, as the network sees them before augmentation (Chan et al. 1983, pairwise sums)."""
-        total, roof, pixels = 0, 0, 0
+        total, pixels = 0, 0
+        roofs = np.zeros(len(self.pairs), np.int64)
         mean, spread = np.zeros(self.settings.channels), np.zeros(self.settings.channels)
         for number in range(len(self.pairs)):
             sample = self.sample(number)
-            pixels, roof = pixels + sample.valid.size, roof + int(sample.roof.sum())
+            pixels, roofs[number] = pixels + sample.valid.size, sample.roof.sum()
             values = sample.image[sample.valid].astype(np.float64)
             if not len(values):
                 continue
@@ -211,7 +166,8 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
             mean += apart * share
             total += len(values)
         deviation = np.sqrt(spread / max(total, 1))
-        return FrameStatistics(tuple(mean.tolist()), tuple(deviation.tolist()), total, roof, pixels)
+        self._roof_pixels = roofs
+        return FrameStatistics(tuple(mean.tolist()), tuple(deviation.tolist()), total, int(roofs.sum()), pixels)
 
 
 class KerasFrames(RoofFrames):
@@ -231,6 +187,7 @@ class KerasFrames(RoofFrames):
 
     def __init__(self, pairs: Sequence[Pair], settings: LoadDatasetArgs, **options: Any) -> None:
         super().__init__(pairs, settings, **options)
+        self.balance = 0.0  # each frame once, as ever
         self.pairs.sort(key=lambda pair: pair.frame.name)  # as Keras lists a folder
         for pair in self.pairs:
             _check_pillow(pair, settings.channels)
@@ -238,7 +195,7 @@ class KerasFrames(RoofFrames):
 
     def batch(self, index: int) -> Batch:
         """The batch at that place of this epoch."""
-        numbers = np.array([number for number, _ in self.places(index)])
+        numbers = np.array(self.places(index))
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it prints how many it found
             warnings.filterwarnings(
                 "ignore", "Please import `affine_transform`", DeprecationWarning

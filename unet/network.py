@@ -1,10 +1,13 @@
-"""The network: keras-unet's `satellite_unet`, with every number taken from the settings.
+"""The network that the settings describe: scaling in front, one of three architectures, a layer of probabilities.
+
+`satellite_unet` is keras-unet's, with every number taken from the settings; `residual_unet` and the encoders of
+keras.applications have files of their own.
 
 Source: keras-unet 0.1.2, `models/satellite_unet.py`, after deepsense.ai's network for DSTL's satellite imagery contest
 (a U-Net, Ronneberger et al. 2015, arXiv:1505.04597, with batch normalisation before each convolution).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +16,9 @@ from keras import layers
 
 from roofkit.errors import SettingsError
 from roofkit.settings import ModelArgs, OutputArgs
-
-FORMAT = "channels_last"  # of all layers; a CPU has no convolutions for the other
+from unet.encoders import encoder_body
+from unet.parts import FORMAT, dropout, normalisation
+from unet.residual import residual_body
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def build_unet(
     inputs = keras.Input(model_args.input_shape)
     x = inputs if data_format == FORMAT else layers.Permute((2, 3, 1))(inputs)
     try:
-        outputs = _output(_body(_prepare(x, preparation), model_args), model_args, output_args)
+        outputs = _output(body_of(model_args)(_prepare(x, preparation), model_args), model_args, output_args)
     except SettingsError:
         raise
     except ValueError:  # Keras: a side fell below one pixel
@@ -67,7 +71,12 @@ def build_unet(
     _check_size(x, outputs, output_args)
     if data_format != FORMAT:
         outputs = layers.Permute((3, 1, 2), dtype="float32")(outputs)
-    return keras.Model(inputs, outputs, name="satellite_unet")
+    return keras.Model(inputs, outputs, name=model_args.architecture.lower())
+
+
+def body_of(args: ModelArgs) -> Callable[[Any, ModelArgs], Any]:
+    """What lies between scaling and the last layer."""
+    return {"satellite_unet": _body, "residual_unet": residual_body}.get(args.architecture, encoder_body)
 
 
 def _prepare(x: Any, preparation: Preparation | None) -> Any:
@@ -82,7 +91,7 @@ def _prepare(x: Any, preparation: Preparation | None) -> Any:
 
 
 def _body(x: Any, args: ModelArgs) -> Any:
-    """Everything up to the last layer: down `num_layers` + 1 times, and up again with skip connections."""
+    """satellite_unet up to its last layer: down `num_layers` + 1 times, and up again with skip connections."""
     x = _convolution(args, args.filters)(x)
     entry = _norm_conv(x, args, args.filters)
     x = _norm_conv(entry, args, args.filters)
@@ -95,7 +104,7 @@ def _body(x: Any, args: ModelArgs) -> Any:
         x = _norm_conv(x, args, args.filters)
         x = _pooling(args)(x)
     x = _norm_conv(x, args, args.filters)
-    x = _norm_conv(x, args, args.filters)
+    x = dropout(_norm_conv(x, args, args.filters), args)
     x = _norm_upconv(x, args)
     for skip in reversed(skips):
         x = _norm_upconv(_merge(x, skip, args), args)
@@ -112,8 +121,7 @@ def _merge(x: Any, skip: Any, args: ModelArgs) -> Any:
 
 
 def _norm_conv(x: Any, args: ModelArgs, filters: int) -> Any:
-    x = layers.BatchNormalization(momentum=args.bachnorm_momentum)(x)
-    return _convolution(args, filters)(x)
+    return _convolution(args, filters)(normalisation(x, args))
 
 
 def _convolution(args: ModelArgs, filters: int) -> Any:
@@ -129,7 +137,7 @@ def _pooling(args: ModelArgs) -> Any:
 
 def _norm_upconv(x: Any, args: ModelArgs) -> Any:
     """Undo one pooling: as many times larger as `pool_strides` made it smaller."""
-    x = layers.BatchNormalization(momentum=args.bachnorm_momentum)(x)
+    x = normalisation(x, args)
     odd = all(side % 2 for side in args.kernel_size)
     padding = tuple(step - 1 for step in args.pool_strides) if odd else None
     return layers.Conv2DTranspose(

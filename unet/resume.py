@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +24,36 @@ class Resume:
         self.path = model_path.with_suffix(".resume.npz")
         self.made_from = json.loads(json.dumps(made_from))
 
-    def save(self, network: Any, rows: Sequence[Row]) -> None:
-        """Write the state, whole or not at all."""
-        arrays: dict[str, Any] = {f"{i:05d}": v.numpy() for i, v in enumerate(self._variables(network))}
-        note = json.dumps({"made_from": self.made_from, "rows": list(rows)})
+    def save(self, arrays: Sequence[Any], rows: Sequence[Row], epochs: int) -> None:
+        """Write the state, whole or not at all: arrays, the history, and how many epochs were planned."""
+        named: dict[str, Any] = {f"{i:05d}": array for i, array in enumerate(arrays)}
+        note = json.dumps({"made_from": self.made_from, "rows": list(rows), "epochs": epochs})
         buffer = io.BytesIO()
-        np.savez(buffer, note=np.array(note), **arrays)
+        np.savez(buffer, note=np.array(note), **named)
         with committed(self.path) as part:
             part.write_bytes(buffer.getvalue())
 
-    def load(self, network: Any) -> list[Row]:
-        """Put the state into the network; the history so far, empty where there is no state.
+    def load(self, restore: Callable[[list[Any]], None]) -> tuple[list[Row], int | None]:
+        """Hand the arrays to `restore`; the history so far and the epochs planned, none where there is no state.
 
         Raises:
             SettingsError: Settings or frames are not those of the state.
-            BadInputError: The file is broken.
+            BadInputError: The file is broken, or of another network.
         """
         if not self.path.is_file():
             say(f"{self.path.name}: no stopped training to continue; starting with the first epoch")
-            return []
+            return [], None
         note, arrays = self._read()
         self._check_same(note["made_from"])
-        variables = self._variables(network)
-        if [tuple(v.shape) for v in variables] != [a.shape for a in arrays]:
-            raise self._bad("the state of another network")
-        for variable, array in zip(variables, arrays):
-            variable.assign(array)
-        return list(note["rows"])
+        try:
+            restore(arrays)
+        except ValueError as error:
+            raise self._bad(str(error)) from None
+        return list(note["rows"]), int(note["epochs"])
 
     def remove(self) -> None:
         """Forget the state."""
         self.path.unlink(missing_ok=True)
-
-    def _variables(self, network: Any) -> list[Any]:
-        network.optimizer.build(network.trainable_variables)
-        return [*network.weights, *network.optimizer.variables]
 
     def _read(self) -> tuple[dict[str, Any], list[Any]]:
         try:
