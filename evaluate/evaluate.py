@@ -1,49 +1,56 @@
-"""Score predicted masks: IoU, F1, precision and recall of the roof class over all valid pixels, and for each frame.
+"""Score predicted masks against true ones: pixels, outlines, buildings and probabilities, with bootstrap intervals.
 
 Reads  PREDICTIONS  masks (0, 255) as predict writes them (default: results/predictions)
        MASKS        the true masks of the same names and grids (default: data/val_masks)
+       with --probabilities DIR  roof probabilities of the same names (default, for the project's own predictions:
+       results/probabilities, where they are)
+       with --labels FILE  the roof polygons that the masks were drawn from (default, for the project's own masks: its
+       labels, where they are), to tell apart roofs that touch; mask_args says which are roofs
 Writes DST.json     (default: results/metrics.json)
-A pixel counts when both files call it valid. A score whose denominator is 0 is null.
+
+iou f1 precision recall       of the roof class, from pixel counts over all frames
+boundary_iou                  IoU of the pixels near an outline (Cheng et al. 2021); evaluate_args.boundary is the width
+buildings                     precision, recall and F1 of whole roofs; one is found from an IoU of building_iou on. A
+                              predicted roof is a patch of pixels that share edges; so is a true one without labels
+pr_auc ece brier              of the probabilities: average precision, expected calibration error (of the probability of
+                              roof, 15 bins), Brier score. pr_auc_error: what the histogram behind pr_auc may hide
+best_threshold best_iou       the threshold that would have suited these frames best, and its IoU
+intervals                     of all these: evaluate_args.bootstrap draws of frames with replacement, percentiles
+
+A pixel counts when the files that are compared call it valid. A score whose denominator is 0 is null; so are the
+intervals of a single frame.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
 
+from roofkit import scores
 from roofkit.artifacts import Outputs, digests, fingerprint, write_json
-from roofkit.cli import Run, progress, run_stage, stage_parser
-from roofkit.pairs import check_grid, mask_files, pair_rasters, read_mask
-from roofkit.raster import Valid, open_raster, windows
+from roofkit.cli import Run, progress, run_stage, say, stage_parser
+from roofkit.errors import BadInputError, MismatchError, MissingInputError, RoofError
+from roofkit.pairs import by_stem, check_grid, mask_files, pair_rasters, read_mask
+from roofkit.paths import find_labels
+from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, read_pixels, windows
+from roofkit.settings import EvaluateArgs, MaskArgs
 from roofkit.workers import map_items
 
 WINDOW = 2048
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Pixels by truth and prediction: true and false positives and negatives."""
-
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
-    tn: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
-
-    def scores(self) -> dict[str, float | None]:
-        """IoU, F1, precision and recall of the roof class, 0 to 1; None where there is nothing to divide by."""
-        return {
-            "iou": ratio(self.tp, self.tp + self.fp + self.fn),
-            "f1": ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn),
-            "precision": ratio(self.tp, self.tp + self.fp),
-            "recall": ratio(self.tp, self.tp + self.fn),
-        }
+LARGEST = 64 * 2**20  # pixels of a frame that is held in memory, for outlines and buildings
+SHOWN = ("iou", "f1", "precision", "recall", "boundary_iou", "pr_auc", "ece", "brier", "best_threshold", "best_iou")
+Counts = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -57,70 +64,345 @@ class EvaluateReport:
     f1: float | None
     precision: float | None
     recall: float | None
+    boundary_iou: float | None
+    buildings: dict[str, Any]
+    pr_auc: float | None
+    ece: float | None
+    brier: float | None
+    best_threshold: float | None
+    best_iou: float | None
+    interval_confidence: float
+    too_large: list[str]
     kept: bool = False
 
 
-def ratio(part: int, whole: int) -> float | None:
-    """`part / whole`, or None when `whole` is 0."""
-    return part / whole if whole else None
+class Score(float):
+    """A number that is shown to people with its interval."""
+
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        return f"{float(self):{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
-def count(predicted: Valid, truth: Valid, valid: Valid) -> Counts:
-    """Compare two bool arrays of one shape where `valid`."""
-    p, t = predicted[valid], truth[valid]
-    tp = int(np.count_nonzero(p & t))
-    fp, fn = int(np.count_nonzero(p)) - tp, int(np.count_nonzero(t)) - tp
-    return Counts(tp, fp, fn, p.size - tp - fp - fn)
+@dataclass(frozen=True)
+class Frame:
+    """The files of one frame, and the roofs that touch it as WKB in its CRS: one task for a worker."""
+
+    prediction: Path
+    mask: Path
+    grid: Grid
+    probability: Path | None = None
+    roofs: tuple[bytes, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        return [self.prediction, self.mask, *([self.probability] if self.probability else [])]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether outlines and buildings are left out."""
+        return self.grid.height * self.grid.width > LARGEST
 
 
-def compare(pair: tuple[Path, Path]) -> Counts:
-    """Counts of a predicted and a true mask.
+def true_roofs(truth: Valid, valid: Valid, drawn: NDArray[np.int32]) -> tuple[NDArray[np.int32], Valid]:
+    """A number for each true roof (rows, cols), 0 elsewhere, and where predictions can be judged.
+
+    The mask says where there is roof, polygons say which pixels belong together. A patch of the mask that no polygon
+    touches is a roof of its own. A polygon that is invalid for the most part is no roof to find, nor a false alarm.
+
+    Args:
+        truth: Where the mask says roof.
+        valid: Where it counts.
+        drawn: The polygons, each drawn with its number from 1; 0 elsewhere.
+    """
+    pixels, measured = np.bincount(drawn.ravel()), np.bincount(drawn[valid], minlength=drawn.max() + 1)
+    unseen = 2 * measured < pixels
+    unseen[0] = False
+    judged = valid & ~unseen[drawn]
+    roof = truth & judged
+    patch = scores.patches(roof)
+    labelled = np.bincount(patch[drawn > 0], minlength=patch.max() + 1) > 0
+    return np.where(roof, np.where(labelled[patch], drawn, patch + len(pixels)), 0).astype(np.int32), judged
+
+
+def boundary_width(shape: tuple[int, ...], share: float) -> int:
+    """That share of the diagonal in whole pixels, at least 1."""
+    return max(1, round(share * float(np.hypot(*shape))))
+
+
+def read_probability(src: DatasetReader, window: Window) -> tuple[NDArray[Any], Valid]:
+    """Roof probabilities (rows, cols) of a window, and where they are valid.
 
     Raises:
-        MismatchError: Their grids differ.
-        BadInputError: One of them is not a mask.
+        BadInputError: It has several bands, or values that are no probabilities.
     """
-    check_grid(pair[0], like=pair[1])
-    total = Counts()
-    with open_raster(pair[0]) as predicted, open_raster(pair[1]) as truth:
-        for window in windows(predicted.height, predicted.width, WINDOW):
+    pixels, valid = read_pixels(src, window)
+    if len(pixels) != 1:
+        raise BadInputError(src.name, f"{len(pixels)} bands", "one band of roof probabilities", "Make it with predict.")
+    low, high = pixels[0].min(where=valid, initial=0), pixels[0].max(where=valid, initial=0)
+    if low < 0 or high > 1:
+        raise BadInputError(src.name, f"values {low:g} to {high:g}", "probabilities, 0 to 1", "Make it with predict.")
+    return pixels[0], valid
+
+
+def measure(frame: Frame, *, settings: EvaluateArgs, all_touched: bool) -> Counts:
+    """What `roofkit.scores.summarise` makes scores of, for one frame; 0 where there is nothing to count.
+
+    Raises:
+        MismatchError: The grids of its files differ.
+        BadInputError: One of them is not a mask, or holds no probabilities.
+    """
+    check_grid(frame.prediction, like=frame.mask)
+    if frame.probability:
+        check_grid(frame.probability, like=frame.prediction)
+    counts = measure_pixels(frame)
+    if frame.is_large:
+        return counts | {"boundary": np.zeros(2, np.int64), "buildings": np.zeros(3, np.int64)}
+    return counts | measure_roofs(frame, settings, all_touched)
+
+
+def measure_pixels(frame: Frame) -> Counts:
+    """Counts of pixels and probabilities, window by window."""
+    pixels, histogram = np.zeros(4, np.int64), np.zeros((2, scores.BINS), np.int64)
+    with ExitStack() as stack:
+        predicted, truth, *probability = (stack.enter_context(open_raster(path)) for path in frame.files)
+        for window in windows(truth.height, truth.width, WINDOW):
             (p, p_valid), (t, t_valid) = read_mask(predicted, window), read_mask(truth, window)
-            total += count(p, t, p_valid & t_valid)
-    return total
+            valid = p_valid & t_valid
+            pixels += scores.pixel_counts(p, t, valid)
+            for src in probability:
+                values, known = read_probability(src, window)
+                histogram += scores.frame_counts(values, t, valid & known)
+    return {"pixels": pixels, "histogram": histogram}
 
 
-def evaluate_masks(predictions: Path, masks: Path, dst: Path, *, run: Run) -> EvaluateReport:
-    """Score all pairs and write the JSON.
+def measure_roofs(frame: Frame, settings: EvaluateArgs, all_touched: bool) -> Counts:
+    """Counts of outlines and buildings."""
+    with open_raster(frame.prediction) as predicted, open_raster(frame.mask) as truth:
+        (p, p_valid), (t, t_valid) = read_mask(predicted), read_mask(truth)
+    valid = p_valid & t_valid
+    numbered, judged = true_roofs(t, valid, draw(frame, all_touched))
+    min_pixels = settings.min_building / pixel_area(frame) if settings.min_building else 0.0
+    patches = scores.patches(p & judged)
+    return {
+        "boundary": scores.boundary_counts(p, t, valid, boundary_width(p.shape, settings.boundary)),
+        "buildings": scores.building_counts(patches, numbered, iou=settings.building_iou, min_pixels=min_pixels),
+    }
+
+
+def draw(frame: Frame, all_touched: bool) -> NDArray[np.int32]:
+    """The polygons of a frame on its grid, each with its number from 1; the smaller of two that overlap is on top."""
+    import shapely
+    from rasterio.features import rasterize
+
+    size = (frame.grid.height, frame.grid.width)
+    if not frame.roofs:
+        return np.zeros(size, np.int32)
+    shapes = sorted(shapely.from_wkb(list(frame.roofs)), key=shapely.area, reverse=True)
+    numbered = zip(shapes, range(1, len(shapes) + 1))
+    return rasterize(numbered, size, transform=frame.grid.transform, all_touched=all_touched, dtype="int32")
+
+
+def pixel_area(frame: Frame) -> float:
+    """Square metres of ground per pixel, on the WGS 84 ellipsoid.
 
     Raises:
-        MissingInputError, MismatchError, BadInputError: The pairs are not complete, not on one grid, or not masks.
+        MissingInputError: The frame has no CRS.
     """
-    pairs = pair_rasters(mask_files(predictions), mask_files(masks), kinds=("prediction", "mask"))
-    names = [pair[0].stem for pair in pairs]
-    key = fingerprint("evaluate", names, digests(path for pair in pairs for path in pair))
+    from pyproj import Geod, Transformer
+
+    grid, transform = frame.grid, frame.grid.transform
+    if grid.crs is None:
+        advice = "Set evaluate_args.min_building to 0."
+        raise MissingInputError(frame.prediction, "no CRS", "a georeferenced frame, to know square metres", advice)
+    corners = [transform @ corner for corner in ((0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height))]
+    lon, lat = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True).transform(*zip(*corners))
+    return abs(Geod(ellps="WGS84").polygon_area_perimeter(lon, lat)[0]) / (grid.width * grid.height)
+
+
+def find_frames(predictions: Path, masks: Path) -> list[Frame]:
+    """The pairs of predicted and true masks.
+
+    Raises:
+        MissingInputError: One has no partner.
+    """
+    frames = []
+    for prediction, mask in pair_rasters(mask_files(predictions), mask_files(masks), kinds=("prediction", "mask")):
+        with open_raster(prediction) as predicted, open_raster(mask) as truth:
+            frames.append(Frame(prediction, mask, grid_of(predicted if predicted.crs else truth)))
+    return frames
+
+
+def with_probabilities(frames: list[Frame], folder: Path) -> list[Frame]:
+    """The frames with their probabilities.
+
+    Raises:
+        MissingInputError: A frame has none.
+    """
+    known = by_stem(raster_files(folder))
+    missing = [frame.prediction.stem for frame in frames if frame.prediction.stem not in known]
+    if missing:
+        found = f"nothing for {len(missing):,} of {len(frames):,} predictions ({', '.join(missing[:3])})"
+        raise MissingInputError(folder, found, "<name>.tif for each", "Make them with predict.")
+    return [replace(frame, probability=known[frame.prediction.stem]) for frame in frames]
+
+
+def with_roofs(frames: list[Frame], path: Path, settings: MaskArgs) -> list[Frame]:
+    """The frames with the roofs of a label file that touch each.
+
+    Raises:
+        MismatchError: No roof touches a frame.
+        MissingInputError, BadInputError, SettingsError: As for `roofkit.labels.read_labels`.
+    """
+    import shapely  # here, as geopandas would make --help and every worker process wait
+    from pyproj import CRS
+
+    from roofkit.labels import read_labels, reproject
+
+    labels = read_labels(path, where=settings.where, ignore=settings.ignore, layer=settings.layer)
+    trees: dict[str, Any] = {}
+    found = []
+    for frame in frames:
+        if frame.grid.crs is None:
+            found.append(frame)
+            continue
+        crs = frame.grid.crs.to_wkt()
+        if crs not in trees:
+            trees[crs] = shapely.STRtree(reproject(labels.roofs, CRS.from_wkt(crs), path).geometry.to_numpy())
+        near = trees[crs].geometries[trees[crs].query(shapely.box(*frame.grid.bounds), predicate="intersects")]
+        found.append(replace(frame, roofs=tuple(sorted(shapely.to_wkb(near).tolist()))))
+    if not any(frame.roofs for frame in found):
+        advice = "Name the labels that the masks were drawn from."
+        raise MismatchError(path, "no roof on any frame", "polygons that lie on the frames", advice)
+    return found
+
+
+def evaluate_frames(frames: list[Frame], dst: Path, *, run: Run) -> EvaluateReport:
+    """Score all frames and write the JSON.
+
+    Raises:
+        MismatchError, BadInputError: The files of a frame are not on one grid, or not what they should be.
+    """
+    settings, all_touched = run.settings.evaluate_args, run.settings.mask_args.all_touched
+    made_from = [(f.prediction.stem, digests(f.files), sha256(b"".join(f.roofs)).hexdigest()) for f in frames]
+    key = fingerprint("evaluate", settings, all_touched, made_from)
     with Outputs(dst.parent, "evaluate", name=dst.name, overwrite=run.overwrite) as outputs:
         todo = outputs.plan({dst.name: key})
         if todo:
-            with closing(map_items(compare, pairs, workers=run.workers)) as done:
-                frames = dict(zip(names, progress(done, len(pairs), "evaluate", quiet=run.quiet)))
-            total = sum(frames.values(), Counts())
-            values = {**total.scores(), "counts": vars(total), "frames": {n: _entry(c) for n, c in frames.items()}}
-            write_json(dst, values)
-            outputs.record(dst.name, key, counts=vars(total))
+            work = partial(measure, settings=settings, all_touched=all_touched)
+            with closing(map_items(work, frames, workers=run.workers)) as done:
+                counted = list(progress(done, len(frames), "evaluate", quiet=run.quiet))
+            write_json(dst, results(frames, counted, settings))
+            outputs.record(dst.name, key)
         outputs.finish()
-        total = Counts(**outputs.facts(dst.name)["counts"])
-    valid_pixels = total.tp + total.fp + total.fn + total.tn
-    return EvaluateReport(str(dst), len(pairs), valid_pixels, kept=not todo, **total.scores())
+        return report_of(dst, json.loads(dst.read_text(encoding="utf-8")), kept=not todo)
 
 
-def _entry(counts: Counts) -> dict[str, object]:
-    return {**counts.scores(), "counts": vars(counts)}
+def results(frames: list[Frame], counted: list[Counts], settings: EvaluateArgs) -> dict[str, Any]:
+    """What the JSON holds."""
+    stacked = {kind: np.stack([counts[kind] for counts in counted]) for kind in counted[0]}
+    total = {kind: counts.sum(axis=0) for kind, counts in stacked.items()}
+    between = scores.intervals(stacked, draws=settings.bootstrap, confidence=settings.confidence, seed=settings.seed)
+    values = entry(total)
+    low, high = scores.average_precision_bounds(total["histogram"])
+    pr_auc = values["pr_auc"]
+    values["pr_auc_error"] = None if pr_auc is None else float(max(high - pr_auc, pr_auc - low))
+    values["buildings"]["truth"] = "labels" if any(frame.roofs for frame in frames) else "masks"
+    return {
+        **values,
+        "intervals": nested(between),
+        "settings": settings.model_dump(mode="json"),
+        "too_large": [frame.prediction.stem for frame in frames if frame.is_large],
+        "frames": {frame.prediction.stem: entry(counts) for frame, counts in zip(frames, counted)},
+    }
+
+
+def entry(counts: Counts) -> dict[str, Any]:
+    """Scores and counts of one frame, or of all, as JSON holds them: None instead of NaN."""
+    found = {name: None if np.isnan(value) else float(value) for name, value in scores.summarise(counts).items()}
+    values = nested(found)
+    values["buildings"] |= dict(zip(("tp", "fp", "fn"), counts["buildings"].tolist()))
+    return {**values, "counts": dict(zip(("tp", "fp", "fn", "tn"), counts["pixels"].tolist()))}
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`building_f1` and its like as `buildings: {f1}`."""
+    prefix = "building_"
+    plain = {name: value for name, value in values.items() if not name.startswith(prefix)}
+    return {**plain, "buildings": {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}}
+
+
+def report_of(dst: Path, values: dict[str, Any], *, kept: bool) -> EvaluateReport:
+    """The report, from what the JSON holds."""
+    between = values["intervals"]
+    return EvaluateReport(
+        wrote=str(dst),
+        frames=len(values["frames"]),
+        valid_pixels=sum(values["counts"].values()),
+        buildings={name: scored(value, between["buildings"].get(name)) for name, value in values["buildings"].items()},
+        **{name: scored(values[name], between[name]) for name in SHOWN},
+        interval_confidence=values["settings"]["confidence"],
+        too_large=values["too_large"],
+        kept=kept,
+    )
+
+
+def scored(value: Any, interval: Sequence[float] | None) -> Any:
+    """The value, with its interval where it has one."""
+    if value is None or interval is None:
+        return value
+    score = Score(value)
+    score.low, score.high = interval
+    return score
+
+
+def add_probabilities(frames: list[Frame], options: argparse.Namespace, run: Run) -> list[Frame]:
+    """The frames with the probabilities that the command line names, or with the project's where they are."""
+    if options.probabilities:
+        return with_probabilities(frames, options.probabilities)
+    without = "Without them pr_auc, ece, brier, best_threshold and best_iou are null."
+    try:
+        if not is_same(options.predictions, run.paths.predictions):
+            advice = "Name their folder with --probabilities."
+            raise MissingInputError(options.predictions, "not the project's", "probabilities made with them", advice)
+        return with_probabilities(frames, run.paths.probabilities)
+    except MissingInputError as error:
+        say(f"note: {error} {without}")
+        return frames
+
+
+def add_roofs(frames: list[Frame], options: argparse.Namespace, run: Run) -> list[Frame]:
+    """The frames with the polygons of the labels that the command line names, or of the project's where they are."""
+    if not options.labels and not is_same(options.masks, run.paths.val_masks):
+        return frames
+    try:
+        return with_roofs(frames, options.labels or find_labels(run.paths.labels), run.settings.mask_args)
+    except RoofError as error:
+        if options.labels:
+            raise
+        say(f"note: {error} Without labels, roofs that touch count as one building.")
+        return frames
+
+
+def is_same(path: Path | None, default: Path) -> bool:
+    """Whether the command line leaves out a path, or names the project's own."""
+    return path is None or path.resolve() == default.resolve()
 
 
 def evaluate(options: argparse.Namespace, run: Run) -> EvaluateReport:
     """The stage, with what the command line says."""
-    predictions = options.predictions or run.paths.predictions
-    return evaluate_masks(predictions, options.masks or run.paths.val_masks, options.dst or run.paths.metrics, run=run)
+    frames = find_frames(options.predictions or run.paths.predictions, options.masks or run.paths.val_masks)
+    frames = add_roofs(add_probabilities(frames, options, run), options, run)
+    large = [frame.prediction.name for frame in frames if frame.is_large]
+    if large:
+        say(
+            f"note: {len(large):,} frames of more than {LARGEST:,} pixels ({', '.join(large[:3])}) count in the pixel "
+            "scores only. Cut them into chips for the scores of outlines and buildings."
+        )
+    return evaluate_frames(frames, options.dst or run.paths.metrics, run=run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,6 +411,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("predictions", nargs="?", type=Path, metavar="PREDICTIONS", help="folder of predicted masks")
     parser.add_argument("masks", nargs="?", type=Path, metavar="MASKS", help="folder of true masks")
     parser.add_argument("dst", nargs="?", type=Path, metavar="DST.json", help="where the scores go")
+    parser.add_argument("--probabilities", type=Path, metavar="DIR", help="folder of roof probabilities")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="roof polygons, to tell apart roofs that touch")
     return run_stage(parser, argv, evaluate)
 
 

@@ -37,9 +37,7 @@ DataFormat = Literal["channels_last", "channels_first"]
 Method = Literal["last", "first", "max", "mean"]
 SplitBy = Literal["block", "random", "scene"]
 Loss = Literal["bce", "dice", "bce_dice", "focal", "tversky", "lovasz", "bce_lovasz"]
-Encoder = Literal[
-    "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetV2B0", "ResNet50V2", "DenseNet121"
-]  # fmt: skip
+Encoder = Literal["MobileNetV2", "EfficientNetV2B0", "ResNet50V2", "DenseNet121"]
 Architecture = Literal["satellite_unet", "residual_unet"] | Encoder
 ENCODERS = get_args(Encoder)
 
@@ -298,7 +296,7 @@ class EvaluateArgs(Block):
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.95, description="of the intervals")
     seed: Annotated[int, Field(ge=0)] = 0
     boundary: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.02, description="width of the boundary for boundary IoU, as a share of the frame's diagonal"
+        0.005, description="width of the boundary for boundary IoU, as a share of the frame's diagonal"
     )
     building_iou: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="from this IoU on a roof is found")
     min_building: Annotated[float, Field(ge=0.0)] = Field(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from roofkit.errors import SettingsError
-from roofkit.settings import ModelArgs, OutputArgs
+from roofkit.errors import MissingInputError, SettingsError
+from roofkit.settings import ENCODERS, ModelArgs, OutputArgs
 from unet.backend import start_keras
 
 keras = start_keras()
@@ -154,3 +154,78 @@ def test_ends_are_float32_under_mixed_precision(policy):
     assert network.layers[3].compute_dtype == policy.removeprefix("mixed_")
     assert network.layers[-1].compute_dtype == "float32"
     assert network.output.dtype == "float32"
+
+
+# ---------------------------------------------------------------------------------------------- stronger architectures
+
+SMALL = dict(input_shape=(32, 32, 5), num_layers=2, filters=4, bachnorm_momentum=0.9)
+
+
+def test_residual_unet_halves_at_once_and_comes_back_to_full_size():
+    network = build_unet(ModelArgs(architecture="residual_unet", **SMALL), OutputArgs())
+    assert (network.input_shape, network.output_shape) == ((None, 32, 32, 5), (None, 32, 32, 1))
+    first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
+    assert (first.kernel_size, first.strides, first.filters) == ((4, 4), (2, 2), 4)
+    assert min(layer.output.shape[1] for layer in network.layers) == 4  # 32 halved three times
+    assert network.name == "residual_unet"
+
+
+def test_residual_unet_of_the_default_size_is_small_enough_for_a_laptop():
+    network = build_unet(ModelArgs(architecture="residual_unet", filters=32, num_layers=3), OutputArgs())
+    assert 3_500_000 < network.count_params() < 4_500_000
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_encoder_takes_any_number_of_bands_and_survives_its_file(encoder, tmp_path):
+    from unet.model_file import load_model, save_model
+
+    args = ModelArgs(architecture=encoder, input_shape=(64, 32, 5), filters=8, bachnorm_momentum=0.8)
+    network = build_unet(args, OutputArgs(), preparation=Preparation(None, [0.0] * 5, [1.0] * 5))
+    frame = np.random.default_rng(0).normal(0, 1, (1, 64, 32, 5)).astype("float32")
+    out = np.asarray(network(frame))
+    assert out.shape == (1, 64, 32, 1)
+    assert np.isfinite(out).all()
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert {layer.momentum for layer in norms} == {0.8}
+    assert not [layer for layer in network.layers if type(layer).__name__ == "Rescaling" and layer.name != "normalise"]
+    facts = {"threshold": 0.5, "frame_size": [64, 32], "band_names": [], "data_format": "channels_last"}
+    save_model(network, tmp_path / "m.h5", facts)
+    np.testing.assert_allclose(load_model(tmp_path / "m.h5").model(frame), out, atol=1e-5)
+
+
+def test_encoder_weights_from_a_file_are_spread_over_the_bands(tmp_path):
+    trained = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    path = tmp_path / "encoder.weights.h5"
+    trained.save_weights(path)
+    args = ModelArgs(architecture="MobileNetV2", input_shape=(32, 32, 6), filters=8, encoder_weights=str(path))
+    network = build_unet(args, OutputArgs())
+    ours = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)).get_weights()[0]
+    theirs = next(layer for layer in trained.layers if isinstance(layer, keras.layers.Conv2D)).get_weights()[0]
+    np.testing.assert_allclose(ours, np.repeat(theirs.mean(axis=2, keepdims=True), 6, axis=2) / 2, rtol=1e-5)
+
+
+def test_encoder_weights_that_are_not_there_or_do_not_fit(tmp_path):
+    args = ModelArgs(architecture="MobileNetV2", input_shape=(32, 32, 3), encoder_weights="absent.h5")
+    with pytest.raises(MissingInputError, match=r"absent.h5: no such file"):
+        build_unet(args, OutputArgs())
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(tmp_path / "x.weights.h5")
+    wrong = args.model_copy(update={"encoder_weights": str(tmp_path / "x.weights.h5")})
+    with pytest.raises(SettingsError, match=r"model_args.encoder_weights: .* does not fit"):
+        build_unet(wrong, OutputArgs())
+
+
+@pytest.mark.parametrize("architecture", ["satellite_unet", "residual_unet"])
+def test_group_normalisation_knows_no_batch(architecture):
+    args = ModelArgs(architecture=architecture, **SMALL | {"normalization": "group", "num_layers": 1})
+    network = build_unet(args, OutputArgs())
+    assert not [layer for layer in network.layers if type(layer).__name__ == NORM]
+    frames = np.random.default_rng(0).normal(0, 1, (2, 32, 32, 5)).astype("float32")
+    together = np.asarray(network(frames, training=True))
+    np.testing.assert_allclose(together[:1], np.asarray(network(frames[:1], training=False)), atol=1e-3)
+
+
+def test_dropout_only_in_training():
+    network = build_unet(ModelArgs(architecture="residual_unet", dropout=0.9, **SMALL), OutputArgs())
+    frame = np.ones((1, 32, 32, 5), "float32")
+    assert np.array_equal(network(frame), network(frame))
+    assert not np.array_equal(network(frame, training=True), network(frame, training=True))

@@ -12,7 +12,7 @@ from unet.parts import climb, dropout, to_full_size
 from unet.weights import adapt
 
 HALVINGS = 5
-UNPREPARED = ("MobileNetV3Small", "MobileNetV3Large", "EfficientNetV2B0")  # scale their input unless told not to
+UNPREPARED = ("EfficientNetV2B0",)  # scale their input unless told not to
 
 
 def encoder_body(x: Any, args: ModelArgs) -> Any:
@@ -60,14 +60,12 @@ def _load_weights(encoder: Any, make: Any, args: ModelArgs, options: dict[str, A
         raise MissingInputError(name, "no such file", "weights for model_args.encoder_weights", advice)
     try:
         trained = make(include_top=False, weights=name, input_shape=(None, None, 3), **options)
-    except ValueError as error:
-        found = f"{name}, which does not fit ({' '.join(str(error).split())[:120]})"
-        raise SettingsError(
-            "model_args.encoder_weights", found, f"weights of {args.architecture} without its top", "Name others."
-        ) from None
-    except Exception as error:  # Keras wraps whatever the network raised
-        found = f"not fetched ({' '.join(str(error).split())[:120]})"
-        advice = "Connect to the network once, or set model_args.encoder_weights to null."
-        raise MissingInputError("ImageNet weights", found, "a download by Keras", advice) from None
+    except Exception as error:  # Keras raises anything for a file that does not fit, and wraps what the network raised
+        reason = " ".join(str(error).split())[:120]
+        if name == "imagenet":
+            advice = "Connect to the network once, or set model_args.encoder_weights to null."
+            raise MissingInputError("ImageNet weights", f"not fetched ({reason})", "a download", advice) from None
+        found, expected = f"{name}, which does not fit ({reason})", f"weights of {args.architecture} without its top"
+        raise SettingsError("model_args.encoder_weights", found, expected, "Name others, or null.") from None
     shapes = [tuple(weight.shape) for weight in encoder.weights]
     encoder.set_weights(adapt(trained.get_weights(), shapes))

@@ -1,0 +1,184 @@
+"""Checks before training: what the generator yields, whether masks lie on the roofs of their frames, and the plan."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from roofkit.alignment import Fit, Scene, Shift
+from roofkit.checks import listed, metres, spread
+from roofkit.findings import Finding, Status, failures, found, passed, skipped
+from roofkit.mask_checks import MaskFacts
+from roofkit.raster import Valid
+from roofkit.settings import TrainingArgs
+from unet.datagen import Batch, RoofFrames
+from unet.frames import Image, Pair, Sample
+from unet.network import Preparation
+from unet.probe import Floats
+
+SPREAD = (0.05, 20.0)  # what the standard deviation of a network's input should lie in
+RARE = 0.05  # share of roofs below which plain cross-entropy learns slowly
+LAG = 0.05  # share of a batch statistic's first value that may be left at the end
+
+
+def check_batch(kind: str, batch: Batch, disk: Sequence[MaskFacts] | None = None) -> Iterator[Finding]:
+    """Whether the generator yields float32 images without gaps, and masks of exactly 0 and 1, as many as on disk."""
+    images, masks, _ = batch
+    check, where = f"generator: {kind}", "load_dataset_args"
+    values = np.unique(masks)
+    share, shape = float(masks[..., -1].mean()), " x ".join(map(str, images.shape))
+    measured = f"images {shape} {images.dtype}, masks of {listed([f'{v:.4g}' for v in values])}, {share:.2%} roof"
+    stored = float(np.mean([fact.roof for fact in disk])) if disk else share
+    if not np.isfinite(images).all() or images.dtype != np.float32:
+        yield found(check, "unreadable", measured, where=where, expected="finite numbers, float32")
+    elif not set(values.tolist()) <= {0.0, 1.0}:
+        yield found(check, "masks_scaled", measured, where=where, expected="masks of 0 and 1")
+    elif share < stored / 2:
+        yield found(check, "masks_scaled", measured, where=where, expected=f"{stored:.2%} roof, as on disk")
+    else:
+        yield passed(check, measured)
+
+
+def check_inputs(kind: str, inputs: Floats, valid: Valid, *, where: str | Path) -> Finding:
+    """Whether each band of a network's input varies as much as a network expects.
+
+    Args:
+        kind: Which frames.
+        inputs: (frames, rows, cols, bands), after preparation.
+        valid: (frames, rows, cols).
+        where: The frames or the model.
+    """
+    check = f"network input: {kind}"
+    values = inputs[valid]
+    mean, deviation = values.mean(axis=0), values.std(axis=0)
+    measured = f"bands with mean {_range(mean)}, deviation {_range(deviation)}"
+    low, high = deviation < SPREAD[0], deviation > SPREAD[1]
+    if not (low | high).any():
+        return passed(check, measured)
+    flat = low.mean() > 0.5  # large values slow learning down, tiny ones hide the image
+    expected = f"a deviation of {SPREAD[0]:g} to {SPREAD[1]:g}"
+    return found(check, "images_scaled", measured, where=where, expected=expected, status="fail" if flat else "warn")
+
+
+def _range(values: Floats) -> str:
+    return f"{values.min():.3g} to {values.max():.3g}"
+
+
+def prepare(images: Image, preparation: Preparation) -> Floats:
+    """What the preparation layers make of the file's values."""
+    scaled = (images * (preparation.rescale or 1.0) - np.asarray(preparation.mean)) / np.asarray(preparation.std)
+    return np.asarray(scaled, np.float32)
+
+
+def check_alignment(kind: str, samples: Sequence[Sample], pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """Whether masks lie on the roofs of their own frames, from image edges and roof outlines.
+
+    Args:
+        kind: Which frames.
+        samples: Frames and masks, all of one size.
+        pairs: Their files, in the same order.
+    """
+    chosen = [i for i, sample in enumerate(samples) if (sample.roof & sample.valid).any()]
+    if len(chosen) < 4:
+        yield skipped(f"alignment: {kind}", f"{len(chosen)} frames with roofs; it takes 4")
+        return
+    some = [samples[i] for i in chosen]
+    scene = Scene([s.image for s in some], [s.roof for s in some], [s.valid for s in some])
+    shift = scene.shift()
+    yield _shift_finding(kind, shift, pairs[chosen[0]], some[0].roof.shape)
+    yield _fit_finding(kind, scene.fit(shift if shift.sure else None), [pairs[i] for i in chosen])
+
+
+def _shift_finding(kind: str, shift: Shift, pair: Pair, size: tuple[int, ...]) -> Finding:
+    check, length = f"shift: {kind}", np.hypot(shift.rows, shift.cols)
+    if not shift.sure or length < 2:
+        return passed(check, f"labels and image edges agree best {shift.rows} down, {shift.cols} right, or by chance")
+    width = metres(pair.frame)
+    ground = f" ({length * width:.1f} m)" if width else ""
+    measured = (
+        f"masks lie {_way(shift)} of their roofs: {length:.0f} pixels of a frame of {size[0]} x {size[1]}{ground}"
+    )
+    status: Status = "fail" if shift.iou < 0.5 and length >= 3 else "warn"
+    expected = f"less than that; a perfect network would reach IoU {shift.iou:.2f}"
+    if shift.iou > 0.7:
+        return passed(check, f"{measured}; a perfect network would reach IoU {shift.iou:.2f}")
+    return found(check, "labels_shifted", measured, where=pair.mask.parent, expected=expected, status=status)
+
+
+def _way(shift: Shift) -> str:
+    down = f"{abs(shift.rows)} {'below' if shift.rows > 0 else 'above'}" if shift.rows else ""
+    right = f"{abs(shift.cols)} {'right' if shift.cols > 0 else 'left'}" if shift.cols else ""
+    return " and ".join(filter(None, (down, right)))
+
+
+def _fit_finding(kind: str, fit: Fit, pairs: Sequence[Pair]) -> Finding:
+    check, number, folder = f"pairs: {kind}", len(fit.elsewhere), pairs[0].mask.parent
+    told = fit.own + number
+    if number >= 3 and number >= told / 5:
+        examples = [f"{pairs[mask].mask.name} fits {pairs[frame].frame.name}" for mask, frame in fit.elsewhere[:3]]
+        measured = f"{number} of {told} masks that can be told apart fit another frame ({listed(examples)})"
+        return found(check, "wrong_pairs", measured, where=folder, expected="each to fit its own")
+    measured = f"{len(pairs)} masks fit their own frames by {fit.score:.1f} deviations better than in any order"
+    if fit.score < 2 and len(pairs) >= 8:
+        fix = "Look at a few masks over their frames; doctor_args.sample above the number of frames finds the partners."
+        return found(check, "wrong_pairs", measured, where=folder, expected="2 or more", status="warn", fix=fix)
+    return passed(check, measured)
+
+
+def quick_checks(
+    train: RoofFrames,
+    val: RoofFrames,
+    preparation: Preparation,
+    *,
+    training: TrainingArgs,
+    momentum: float,
+    sample: int,
+) -> list[Finding]:
+    """What can be known before training, in a second or two: warnings.
+
+    Args:
+        train: Training frames, measured.
+        val: Validation frames.
+        preparation: As the network will have it.
+        training: Epochs and loss.
+        momentum: Of batch normalisation; 0 without it.
+        sample: Frames that are looked at, at most, of each.
+
+    Raises:
+        RoofError: A child of it, where every mask would be blank.
+    """
+    findings: list[Finding] = []
+    for kind, frames in (("training", train), ("validation", val)):
+        numbers = spread(range(len(frames.pairs)), sample)
+        samples = [frames.sample(number) for number in numbers]
+        findings += check_batch(kind, frames.batch(0))
+        findings.append(_inputs_of(kind, samples, preparation, frames.pairs[0].frame.parent))
+        findings += check_alignment(kind, samples, [frames.pairs[number] for number in numbers])
+    findings += check_plan(train, training, momentum)
+    for failure in failures(findings):
+        raise failure.error()
+    return [finding for finding in findings if finding.status == "warn"]
+
+
+def _inputs_of(kind: str, samples: Sequence[Sample], preparation: Preparation, where: Path) -> Finding:
+    images, valid = (np.concatenate([getattr(s, name)[::4, ::4] for s in samples]) for name in ("image", "valid"))
+    return check_inputs(kind, prepare(images, preparation), valid, where=where)
+
+
+def check_plan(train: RoofFrames, training: TrainingArgs, momentum: float) -> Iterator[Finding]:
+    """Whether loss and epochs suit the share of roofs, and batch normalisation has time to learn its statistics."""
+    statistics = train.measure()
+    share = statistics.roof_pixels / max(statistics.valid_pixels, 1)
+    check, steps = "plan", len(train) * training.epochs
+    measured = f"{share:.2%} roof, loss {training.loss}, {steps:,} steps"
+    plain = training.loss == "bce" and not train.settings.roof_balance
+    if plain and share < RARE:
+        expected = f"a loss that sees rare roofs, below {RARE:.0%}"
+        yield found(check, "imbalance", measured, where="training_args.loss", expected=expected, status="warn")
+    left = momentum**steps
+    if left > LAG:
+        measured = f"{momentum:g}, so that after {steps} steps {left:.0%} of the first statistics are left"
+        where = "model_args.bachnorm_momentum"
+        yield found(check, "batch_statistics", measured, where=where, expected=f"at most {LAG:.0%}", status="warn")
+    elif not (plain and share < RARE):
+        yield passed(check, measured)
