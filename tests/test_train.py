@@ -386,6 +386,34 @@ def test_keras_generator_on_16_bits_names_the_setting(project, capsys):
     assert "Set load_dataset_args.custom: 1." in capsys.readouterr().err
 
 
+# ------------------------------------------------------------------------------------------------------ several devices
+
+
+def test_two_devices_learn_what_one_does(project, capsys):
+    """Each of two logical devices takes half of a batch; normalised by groups and in float32, nothing else differs."""
+    project.set(normalization="group", loss="bce", epochs=2, batch_size=4, zoom_range=0.0)
+    assert project.run() == 0
+    alone = project.weights()
+    code = (
+        "import sys, tensorflow as tf; cpu = tf.config.list_physical_devices('CPU')[0]; "
+        "half = tf.config.LogicalDeviceConfiguration(); "
+        "tf.config.set_logical_device_configuration(cpu, [half, half]); "
+        "from train.train import main; sys.exit(main(sys.argv[1:]))"
+    )
+    options = ["--settings", str(project.folder / "settings.json"), "--overwrite"]
+    done = subprocess.run([sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "each batch is shared out over 2 devices" in done.stderr
+    for one, two in zip(alone, project.weights()):
+        np.testing.assert_allclose(one, two, atol=2e-3)
+
+
+def test_a_batch_that_devices_cannot_share(project, capsys, monkeypatch):
+    monkeypatch.setattr(stage, "num_devices", lambda: 3)
+    assert project.run() == 1
+    assert "error: load_dataset_args.batch_size: 2; expected a multiple of 3" in capsys.readouterr().err
+
+
 # ----------------------------------------------------------------------------------------------------------- pretrained
 
 

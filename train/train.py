@@ -166,23 +166,41 @@ def check_statistics(statistics: Any, frames: Path, masks: Path) -> None:
         raise BadInputError(masks, "no roof pixel in any mask", "some roofs", advice)
 
 
-def spread() -> contextlib.AbstractContextManager[Any]:
+def num_devices() -> int:
+    """GPUs that share the work; without any, logical processors, of which there is one unless somebody made more."""
+    keras = start_keras()
+    if keras.backend.backend() == "jax":
+        return len(keras.distribution.list_devices())
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return len(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))
+    return 1
+
+
+def spread(batch_size: int) -> contextlib.AbstractContextManager[Any]:
     """A context in which a network is made so that each batch is shared out over all GPUs of this machine.
 
-    By `tf.distribute` or `keras.distribution`, as the backend has it; it does nothing where there is one GPU, or none.
+    By `tf.distribute` or `keras.distribution`, as the backend has it; it does nothing where there is one device.
+
+    Raises:
+        SettingsError: The batch cannot be shared out evenly.
     """
+    count = num_devices()
+    if count < 2:
+        return contextlib.nullcontext()
+    if batch_size % count:
+        expected = f"a multiple of {count}, the number of GPUs"
+        raise SettingsError("load_dataset_args.batch_size", str(batch_size), expected, "Change it.")
+    say(f"each batch is shared out over {count} devices")
     keras = start_keras()
-    if keras.backend.backend() == "jax" and len(keras.distribution.list_devices("gpu")) > 1:
-        return keras.distribution.DataParallel(devices=keras.distribution.list_devices("gpu")).scope()
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() == "jax":
+        keras.distribution.set_distribution(keras.distribution.DataParallel())  # for all that follows
         return contextlib.nullcontext()
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if len(devices) < 2:
-        return contextlib.nullcontext()
-    say(f"each batch is shared out over {len(devices)} devices")
-    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
+    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()  # type: ignore[no-any-return]
 
 
 class Training:
@@ -217,7 +235,7 @@ class Training:
 
         self._load()
         preparation = self._preparation()
-        self.learner = Learner(self.settings, preparation, spread())
+        self.learner = Learner(self.settings, preparation, spread(self.settings.data.batch_size))
         self._start(start)
 
     def _load(self) -> None:
@@ -228,6 +246,8 @@ class Training:
         self.train = frames(
             self.train_pairs, data, num_classes=classes, seed=training.seed, steps=training.steps_per_epoch
         )
+        if num_devices() > 1:  # a short batch at the end could not be shared out
+            self.train.steps = min(self.train.steps, max(1, len(self.train_pairs) // data.batch_size))
         self.val = frames(self.val_pairs, data, num_classes=classes, steps=training.validation_steps)
         self.statistics = self.train.measure()
         check_statistics(self.statistics, self.paths.train_frames, self.paths.train_masks)

@@ -74,6 +74,7 @@ class Learner:
         self.network.compile(
             optimizer=optimizer, loss=self._loss(), weighted_metrics=[RoofIoU(), RoofF1()], jit_compile=_jit()
         )
+        self.network.optimizer.build(self.network.trainable_variables)
 
     def _loss(self) -> RoofLoss:
         training = self.settings.training
@@ -153,9 +154,7 @@ class Learner:
         self.average = WeightAverage(self.settings.training.ema, int(rest[0]), [np.array(a) for a in rest[1:]])
 
     def _variables(self) -> list[Any]:
-        optimizer = self.network.optimizer
-        optimizer.build(self.network.trainable_variables)
-        return [*self.network.variables, *optimizer.variables]
+        return [*self.network.variables, *self.network.optimizer.variables]
 
     def measure(self, train: RoofFrames, val: RoofFrames) -> tuple[float, float]:
         """Seconds of a training step and of a validation step on this machine; nothing is learnt from it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.losses.loss import scale_loss_for_distribution  # Keras keeps it nowhere else
 
 SMOOTH = 1.0  # pixels added to both sides of the Dice ratio, so that frames without roofs have one
 TINY = 1e-6
@@ -154,8 +155,8 @@ class RoofLoss(keras.losses.Loss):  # type: ignore[misc]
         self._terms: list[Any] = [functools.partial(term, **options.get(term, {})) for term in LOSSES[name]]
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The loss of a batch, as Keras asks for it."""
-        return sum(term(y_true, y_pred, sample_weight) for term in self._terms)
+        """The loss of a batch, as Keras asks for it: of several devices, which add up, each gives its share."""
+        return scale_loss_for_distribution(sum(term(y_true, y_pred, sample_weight) for term in self._terms))
 
     def get_config(self) -> dict[str, Any]:
         """What a saved model needs to build it again."""

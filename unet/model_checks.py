@@ -2,14 +2,13 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from roofkit.checks import listed
 from roofkit.findings import Finding, found, passed, skipped
 from roofkit.settings import DoctorArgs
 from unet.checks import check_inputs
@@ -26,29 +25,17 @@ EVERY = 10  # steps between two looks at whether a network has learnt by heart
 LEARNT = 0.2  # share of the way from calling everything a roof to a perfect IoU
 FAR = 3.0  # times that stored and measured variance may differ
 HOPELESS = 100.0  # the same, where the epochs that are left cannot mend it
+TINY = 1e-12  # keeps a division by 0 away
 ALIKE = 1e-5  # difference of two probabilities that is only rounding
-Prepare = Callable[[Image], Image]
-
-
-def _standardised(images: Image) -> Image:
-    axes = (0, 1, 2)
-    return (images - images.mean(axis=axes)) / np.maximum(images.std(axis=axes), 1e-12)
-
-
-def _stretched(images: Image) -> Image:
-    low, high = images.min(axis=(0, 1, 2)), images.max(axis=(0, 1, 2))
-    return (images - low) / np.maximum(high - low, 1e-12)
-
-
 AS_IS = "the file's own values"
-PREPARATIONS: Mapping[str, Prepare] = {
+PREPARATIONS: Mapping[str, Callable[[Image], Any]] = {
     AS_IS: lambda images: images,
     "values / 255": lambda images: images / 255,
     "values / 65535": lambda images: images / 65535,
     "values / 65535 / 255": lambda images: images / 65535 / 255,
     "values * 255": lambda images: images * 255,
-    "each band standardised": _standardised,
-    "each band stretched to 0..1": _stretched,
+    "each band standardised": lambda images: (images - images.mean((0, 1, 2))) / (images.std((0, 1, 2)) + TINY),
+    "each band stretched to 0..1": lambda images: (images - images.min((0, 1, 2))) / (np.ptp(images, (0, 1, 2)) + TINY),
 }
 
 
@@ -195,7 +182,7 @@ def check_modes(trial: Trial, has_norms: bool, where: str | Path) -> Finding:
         f"IoU at 0.5 {trial.trained:.2f} with the frames' own statistics, {trial.at_half:.2f} with the stored ones; "
         f"variances {trial.ratio:.3g} times apart"
     )
-    if not trial.differs or trial.iou >= trial.trained / 2 and trial.ratio < FAR:
+    if not trial.differs or (trial.iou >= trial.trained / 2 and trial.ratio < FAR):
         return passed("modes", measured)
     return found("modes", "batch_statistics", measured, where=where, expected="the same IoU in both")
 
@@ -248,6 +235,49 @@ def facts_of(loaded: LoadedModel) -> dict[str, Any]:
     """What is saved with a model."""
     names = ("threshold", "frame_size", "band_names", "data_format", "num_classes")
     return {name: getattr(loaded, name) for name in names}
+
+
+# ---------------------------------------------------------------------------------------------------------- a model
+
+
+def examine_model(loaded: LoadedModel, samples: Sequence[Sample], path: Path) -> tuple[list[Finding], float]:
+    """All that can be said about a model on frames whose roofs are known, and its IoU there; 0 where that is not known.
+
+    Args:
+        loaded: The model.
+        samples: Frames at the size that it takes.
+        path: Its file.
+    """
+    try:
+        probe = Probe(loaded.model, loaded.data_format)
+    except ValueError as error:
+        return [skipped("model", f"it takes frames of one size only ({error})")], 0.0
+    few, many = cut_windows(samples, FEW), cut_windows(samples, len(samples))
+    trials = [try_out(probe, few)]
+    if not probe.prepares or trials[0].skill < LEARNT:
+        trials += [try_out(probe, few, name) for name in PREPARATIONS if name != AS_IS]
+    best = expected_preparation(trials)
+    findings = [
+        _inputs(probe, few, trials[0].skill, path),
+        check_preparation(trials, path),
+        check_dead(probe, few),
+        check_modes(best, bool(probe.norms), path),
+    ]
+    iou = 0.0
+    if {finding.check for finding in findings if finding.status == "fail"} <= {"preparation"}:
+        answer = probe.answer(PREPARATIONS[best.name](many.images))
+        share = float(np.mean([sample.roof.mean() for sample in samples]))
+        findings.append(check_threshold(answer, many, loaded.threshold, share, path))
+        iou = iou_at(answer[many.valid], many.truth, loaded.threshold)
+    else:
+        findings.append(skipped("threshold", "what it rests on has failed"))
+    return [*findings, check_saved(loaded.model, facts_of(loaded), few, loaded.data_format)], iou
+
+
+def _inputs(probe: Probe, windows: Windows, skill: float, path: Path) -> Finding:
+    finding = check_inputs("model", probe.inputs(windows.images), windows.valid, where=path)
+    useful = finding.status == "fail" and skill >= LEARNT  # unusual, but it works
+    return replace(finding, status="warn") if useful else finding
 
 
 # -------------------------------------------------------------------------------------------------- after some training

@@ -93,9 +93,9 @@ class Probe:
         own = [isinstance(layer, leading) for layer in self.model.layers]
         head = self.model.layers[: own.index(False)]
         self.prepares = any(isinstance(layer, (layers.Rescaling, layers.Normalization)) for layer in head)
-        self._head = keras.Model(self.model.inputs, head[-1].output)
+        self._head = keras.Model(self.model.inputs[0], head[-1].output)
         last = next(layer for layer in reversed(self.model.layers) if layer.weights)
-        self._features = keras.Model(self.model.inputs, last.input)
+        self._features = keras.Model(self.model.inputs[0], last.input)
 
     def answer(self, images: Image, *, training: bool = False) -> Floats:
         """Roof probabilities (windows, rows, cols); as in training: normalised by statistics of these images alone."""
