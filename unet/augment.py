@@ -44,9 +44,9 @@ class Augmentation:
         return Sample(image, sample.roof, sample.valid)
 
     def window(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """`crop_size` (null: all) of the frame, rotated, sheared and zoomed, at a place where it lies inside.
+        """`crop_size` (null: all) of the frame, rotated, sheared and zoomed, at a random place.
 
-        Where no such place is left, what comes from outside mirrors the inside, and is invalid.
+        What comes from outside mirrors the inside, and is invalid.
         """
         frame = np.array(sample.roof.shape)
         size = np.array(self.settings.crop_size or sample.roof.shape)
@@ -126,7 +126,10 @@ class Augmentation:
 def random_centre(
     frame: NDArray[np.int64], size: NDArray[np.int64], matrix: Numbers, rng: np.random.Generator
 ) -> Numbers:
-    """Where the centre of a window may lie so that its corners are in the frame; the frame's own where they cannot be.
+    """A place for the centre of a window: wherever the largest square that fits into it at every angle is in the frame.
+
+    So corners of turned windows may stick out, and all of the frame is seen, its edges too. A window of the frame's
+    own size stays inside with its corners, or in the middle where they cannot be inside.
 
     Args:
         frame: Rows and columns of the frame.
@@ -138,7 +141,11 @@ def random_centre(
         Row and column in the frame, (2,).
     """
     middle = (frame - 1) / 2
-    room = np.maximum(middle - np.abs(matrix) @ ((size - 1) / 2), 0.0)
+    half = (size - 1) / 2
+    reach = np.abs(matrix) @ half
+    if (size < frame).all():
+        reach = np.minimum(reach, half.max() * np.sqrt(np.abs(np.linalg.det(matrix)) / 2))
+    room = np.maximum(middle - reach, 0.0)
     return np.asarray(middle + rng.uniform(-1.0, 1.0, 2) * room)
 
 

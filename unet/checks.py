@@ -10,7 +10,7 @@ from roofkit.checks import listed, metres, spread
 from roofkit.findings import Finding, Status, failures, found, passed, skipped
 from roofkit.mask_checks import MaskFacts
 from roofkit.raster import Valid
-from roofkit.settings import TrainingArgs
+from roofkit.settings import ModelArgs, TrainingArgs
 from unet.datagen import Batch, RoofFrames
 from unet.frames import FrameStatistics, Image, Pair, Sample
 from unet.network import Preparation
@@ -128,33 +128,34 @@ def _fit_finding(kind: str, fit: Fit, pairs: Sequence[Pair]) -> Finding:
 def quick_checks(
     train: RoofFrames,
     val: RoofFrames,
-    preparation: Preparation,
     *,
+    statistics: FrameStatistics,
     training: TrainingArgs,
-    momentum: float,
+    model: ModelArgs,
     sample: int,
 ) -> list[Finding]:
     """What can be known before training, in a second or two: warnings.
 
     Args:
-        train: Training frames, measured.
+        train: Training frames.
         val: Validation frames.
-        preparation: As the network will have it.
+        statistics: Of the training frames.
         training: Epochs and loss.
-        momentum: Of batch normalisation; 0 without it.
-        sample: Frames that are looked at, at most, of each.
+        model: Its batch normalisation.
+        sample: Frames that are looked at, at most.
 
     Raises:
         RoofError: A child of it, where every mask would be blank.
     """
+    preparation = frame_preparation(statistics, train.settings.rescale)
     findings: list[Finding] = []
     for kind, frames in (("training", train), ("validation", val)):
-        numbers = spread(range(len(frames.pairs)), sample)
+        numbers = spread(range(len(frames.pairs)), max(1, sample // 2))
         samples = [frames.sample(number) for number in numbers]
         findings += check_batch(kind, frames.batch(0))
         findings.append(_inputs_of(kind, samples, preparation, frames.pairs[0].frame.parent))
         findings += check_alignment(kind, samples, [frames.pairs[number] for number in numbers])
-    findings += check_plan(train, training, momentum)
+    findings += check_plan(statistics, len(train) * training.epochs, training, model, train.settings.roof_balance)
     for failure in failures(findings):
         raise failure.error()
     return [finding for finding in findings if finding.status == "warn"]
@@ -165,23 +166,31 @@ def _inputs_of(kind: str, samples: Sequence[Sample], preparation: Preparation, w
     return check_inputs(kind, prepare(images, preparation), valid, where=where)
 
 
-def check_plan(train: RoofFrames, training: TrainingArgs, momentum: float) -> Iterator[Finding]:
-    """Whether loss and epochs suit the share of roofs, and batch normalisation has time to learn its statistics."""
-    statistics = train.measure()
+def check_plan(
+    statistics: FrameStatistics, steps: int, training: TrainingArgs, model: ModelArgs, balance: float
+) -> Iterator[Finding]:
+    """Whether loss and epochs suit the share of roofs, and batch normalisation has time to learn its statistics.
+
+    Args:
+        statistics: Of the training frames.
+        steps: Of the whole training.
+        training: The loss.
+        model: Its batch normalisation.
+        balance: `load_dataset_args.roof_balance`.
+    """
     share = statistics.roof_pixels / max(statistics.valid_pixels, 1)
-    check, steps = "plan", len(train) * training.epochs
+    left = model.bachnorm_momentum**steps if model.normalization == "batch" else 0.0
     measured = f"{share:.2%} roof, loss {training.loss}, {steps:,} steps"
-    plain = training.loss == "bce" and not train.settings.roof_balance
-    if plain and share < RARE:
+    rare = share < RARE and training.loss == "bce" and not balance
+    if rare:
         expected = f"a loss that sees rare roofs, below {RARE:.0%}"
-        yield found(check, "imbalance", measured, where="training_args.loss", expected=expected, status="warn")
-    left = momentum**steps
+        yield found("plan", "imbalance", measured, where="training_args.loss", expected=expected, status="warn")
     if left > LAG:
-        measured = f"{momentum:g}, so that after {steps} steps {left:.0%} of the first statistics are left"
+        measured = f"{model.bachnorm_momentum:g}: after {steps:,} steps {left:.0%} of the first statistics are left"
         where = "model_args.bachnorm_momentum"
-        yield found(check, "batch_statistics", measured, where=where, expected=f"at most {LAG:.0%}", status="warn")
-    elif not (plain and share < RARE):
-        yield passed(check, measured)
+        yield found("plan", "batch_statistics", measured, where=where, expected=f"at most {LAG:.0%}", status="warn")
+    if not rare and left <= LAG:
+        yield passed("plan", measured)
 
 
 def frame_preparation(statistics: FrameStatistics, rescale: float | None) -> Preparation:

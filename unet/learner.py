@@ -187,6 +187,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self.started = time.monotonic()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._sync()
         factor = rate_factor(
             (self.epoch - 1) * self.steps + batch, self.epochs * self.steps, self.learner.settings.training
         )
@@ -196,9 +197,15 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         raise_if_stopped()
         rest = (batch + 1) % AVERAGED
         if self.learner.average.decay and (rest == 0 or batch + 1 == self.steps):
+            self._sync()
             self.learner.average.add(self.learner.network.get_weights(), rest or AVERAGED)
         if self.live:
             self._show(batch + 1, logs or {})
+
+    def _sync(self) -> None:
+        """Have the network's variables hold what they are: between steps, the JAX backend keeps them elsewhere."""
+        if keras.backend.backend() == "jax":
+            self.learner.network.jax_state_sync()
 
     def on_train_end(self, logs: Any = None) -> None:
         if self.live:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from roofkit.findings import Finding, found, passed, skipped
+from roofkit.findings import Finding, Status, found, passed, skipped
 from roofkit.settings import DoctorArgs
-from unet.checks import check_inputs
+from unet.checks import RARE, check_inputs
 from unet.datagen import Batch
 from unet.frames import Image, Sample, targets
 from unet.learner import Learner
@@ -109,7 +109,7 @@ def check_dead(probe: Probe, windows: Windows) -> Finding:
     measured = f"{share:.0%} of the channels before the last layer have one value everywhere"
     if share < 0.5:
         return passed("dead units", measured)
-    status: Any = "fail" if share == 1.0 else "warn"
+    status: Status = "fail" if share == 1.0 else "warn"
     return found("dead units", "dead_units", measured, where="the model", expected="less than half", status=status)
 
 
@@ -205,13 +205,15 @@ def check_threshold(answer: Any, windows: Windows, threshold: float, roof_share:
         f"IoU {used:.2f} at {threshold:.3g}, {half:.2f} at 0.5, {best_iou:.2f} at the best, {best:.3g}; highest "
         f"probability {probability.max():.3g}; {marked:.1%} found, {windows.base:.1%} roof"
     )
-    if _skill(best_iou, windows.base) >= LEARNT:
-        if used >= best_iou / 2:
-            return passed("threshold", measured)
-        return found("threshold", "threshold", measured, where=where, expected=f"a threshold near {best:.3g}")
-    cause = "imbalance" if roof_share < 0.1 else "cannot_learn"
-    status: Any = "fail" if used < 0.01 else "warn"
-    return found("threshold", cause, measured, where=where, expected="probabilities that tell roofs", status=status)
+    useful, rare = _skill(best_iou, windows.base) >= LEARNT, roof_share < RARE
+    if useful and used >= best_iou / 2:
+        return passed("threshold", measured)
+    status: Status = "fail" if useful or used < 0.01 else "warn"
+    cause = "threshold" if useful else "cannot_learn"
+    if rare and (marked == 0 or not useful):
+        cause = "imbalance"
+    expected = f"a threshold near {best:.3g}" if useful else "probabilities that tell roofs"
+    return found("threshold", cause, measured, where=where, expected=expected, status=status)
 
 
 # ------------------------------------------------------------------------------------------------------------ in a file

@@ -81,9 +81,9 @@ class Probe:
     def __init__(self, model: Any, data_format: str = "channels_last") -> None:
         self.first = data_format == "channels_first"
         bands = model.input_shape[1 if self.first else 3]
-        self.model = keras.models.clone_model(
-            model, input_tensors=keras.Input((bands, None, None) if self.first else (None, None, bands))
-        )
+        plain = keras.Model(model.inputs[0], model.outputs[0])  # without loss and optimizer
+        size = (bands, None, None) if self.first else (None, None, bands)
+        self.model = keras.models.clone_model(plain, input_tensors=keras.Input(size))
         self.weights = model.get_weights()
         self.model.set_weights(self.weights)
         self.norms = [layer for layer in self.model.layers if isinstance(layer, layers.BatchNormalization)]
