@@ -426,6 +426,23 @@ def test_pretrained_starts_from_the_checkpoint_and_is_then_kept(project, capsys)
     assert project.model.read_bytes() == fine
 
 
+def test_pretrained_with_another_number_of_bands(project):
+    assert project.run() == 0
+    before = project.weights()
+    for kind in ("train_frames", "val_frames"):
+        for path in project.path(kind).iterdir():
+            with rasterio.open(path) as src:
+                pixels, profile = src.read(), src.profile
+            with rasterio.open(path, "w", **profile | {"count": 4}) as dst:
+                dst.write(np.concatenate([pixels, pixels[:1]]))
+    project.set(pretrained=True, channels=4, input_shape=[SIDE, SIDE, 4], epochs=1, learning_rate=1e-9, ema=0.0)
+    assert project.run() == 0
+    after = project.weights()
+    mean = before[0].mean(axis=2, keepdims=True) * 3 / 4
+    np.testing.assert_allclose(after[0], np.repeat(mean, 4, axis=2), atol=1e-5)
+    np.testing.assert_allclose(after[2], before[2], atol=1e-5)
+
+
 def test_pretrained_of_another_shape(project, capsys):
     assert project.run() == 0
     assert project.set(pretrained=True, filters=5).run() == 1
@@ -435,6 +452,81 @@ def test_pretrained_of_another_shape(project, capsys):
 def test_pretrained_without_a_checkpoint(project, capsys):
     assert project.set(pretrained=True).run() == 1
     assert "results_4.h5: no such file; expected a trained model" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------------- logs, time
+
+
+def tags(folder):
+    from tensorflow.core.util import event_pb2
+    from tensorflow.python.lib.io import tf_record
+
+    found = []
+    for path in sorted(folder.iterdir()):
+        for record in tf_record.tf_record_iterator(str(path)):
+            event = event_pb2.Event.FromString(record)
+            found += [(value.tag, event.step) for value in event.summary.value]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:tf_record_iterator:DeprecationWarning")
+def test_logs_for_tensorboard_begin_anew_with_each_training(project):
+    assert project.set(tensorboard=True).run() == 0
+    assert project.run("--overwrite") == 0
+    found = tags(project.folder / "results/logs")
+    assert sorted(found) == sorted({*found})
+    assert {("val_iou", 1), ("val_iou", 2), ("loss", 2), ("learning_rate", 1)} <= {*found}
+
+
+def test_minutes_plan_the_epochs_and_the_plan_outlives_a_stop(project, monkeypatch, capsys):
+    from unet.learner import Learner
+
+    monkeypatch.setattr(Learner, "measure", lambda self, train, val: (2.0, 1.0))  # 2 steps and 1: 5 s an epoch
+    project.set(minutes=0.3, epochs=50, schedule="cosine", verbose=2)
+    run_epoch = stage.Training.run_epoch
+
+    def stop(self, epoch, epochs):
+        assert epochs == 3  # 18 s
+        if epoch == 2:
+            raise Stop
+        return run_epoch(self, epoch, epochs)
+
+    monkeypatch.setattr(stage.Training, "run_epoch", stop)
+    with pytest.raises(Stop):
+        project.run()
+    monkeypatch.setattr(stage.Training, "run_epoch", run_epoch)
+    monkeypatch.setattr(Learner, "measure", lambda self, train, val: (20.0, 1.0))  # a busy machine plans fewer
+    assert project.run("--resume") == 0
+    assert len(project.history()) == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(architecture="residual_unet", normalization="group", ema=0.9, schedule="cosine", warmup=0.1, dropout=0.2),
+        dict(crop_size=[8, 8], roof_balance=0.5, rotation_range=45, cutouts=1, band_drop=0.2, gamma_range=0.1),
+        dict(loss="lovasz"),
+        dict(loss="focal", label_smoothing=0.1),
+    ],
+)
+def test_what_else_can_be_set(project, changes):
+    assert project.set(**changes).run() == 0
+    assert len(project.history()) == 2
+
+
+def test_resume_of_a_cosine_with_other_epochs(project, monkeypatch, capsys):
+    run_epoch = stage.Training.run_epoch
+
+    def stop(self, epoch, epochs):
+        if epoch == 2:
+            raise Stop
+        return run_epoch(self, epoch, epochs)
+
+    monkeypatch.setattr(stage.Training, "run_epoch", stop)
+    with pytest.raises(Stop):
+        project.set(schedule="cosine").run()
+    assert project.set(epochs=5).run("--resume") == 1
+    assert "training_args.epochs: 5, and 2 when training was stopped" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
