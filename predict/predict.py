@@ -5,8 +5,10 @@ Reads  MODEL  .h5 or .keras as train writes it (default: results/results_4.h5)
 Writes DST/<name>.tif  masks: 0 background, 255 roof (default: results/predictions, results/map)
        with --vectors FILE  roofs as polygons with area_m2 and mean_probability (default for scenes:
        results/footprints.gpkg); .gpkg, .geojson, .parquet or .fgb
-       with --probabilities DIR  roof probability, float32, 0 to 1
+       roof probability, float32, 0 to 1: of the validation frames (default: results/probabilities; evaluate
+       reads it), and with --probabilities DIR of all that is predicted
 Scenes go through in overlapping windows that are blended, so that memory stays flat and no seam shows.
+predict_args in the settings says how polygons are drawn: separate, min_area, min_hole, simplify, square.
 """
 
 import argparse
@@ -26,12 +28,11 @@ from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, digest, fingerprint
 from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
-from roofkit.errors import MismatchError, MissingInputError
-from roofkit.footprints import FootprintTracer, gather, to_features
+from roofkit.errors import BadInputError, MismatchError, MissingInputError
+from roofkit.footprints import Footprints, FootprintTracer, gather, pixel_metres, to_footprints
 from roofkit.pairs import by_stem
 from roofkit.raster import (
     BLOCK,
-    RasterWriter,
     all_valid,
     create_raster,
     data_bands,
@@ -45,12 +46,11 @@ from roofkit.settings import PredictArgs, RasterArgs
 from roofkit.vectors import check_suffix, write_features
 
 if TYPE_CHECKING:
-    import geopandas as gpd
-
     from unet.model_file import LoadedModel
 
 PART_WIDTH = 8192  # columns that are blended at a time: with it, memory does not grow with a scene's width
 Floats = NDArray[np.float32]
+Turn = tuple[int, bool]  # quarter turns to the left, then mirrored or not
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class PredictReport:
     threshold: float
     roof_fraction: float
     highest_probability: float
-    footprints: int | None
+    footprints: int | None = None
+    separated: int | None = None  # patches of touching roofs that became several footprints
+    specks: int | None = None  # left out for their size
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Targets:
     """Where results go."""
 
     masks: Path
-    probabilities: Path | None = None
+    probabilities: tuple[Path, ...] = ()
     vectors: Path | None = None
 
 
@@ -102,17 +104,20 @@ def starts(length: int, size: int, overlap: float) -> list[int]:
 def blend_weights(offsets: Sequence[int], size: int, length: int) -> list[Floats]:
     """For each window along a side its share (0 to 1) at each of its pixels; over all windows they add up to 1.
 
-    Shares rise linearly from a window's edge to where its neighbour ends.
+    Shares rise linearly from a window's edge to where its neighbour ends; they do not fall towards the scene's edge.
     """
     size = min(size, length)
     gaps = [b - a for a, b in pairwise(offsets)]
     ramp = max(1, size - max(gaps, default=0))
-    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 0.5
-    taper = np.minimum(distance / ramp, 1.0)
+    rise = np.minimum((np.arange(size) + 0.5) / ramp, 1.0)
+    tapers = [
+        np.minimum(rise if offset else 1.0, rise[::-1] if offset + size < length else np.ones(size))
+        for offset in offsets
+    ]
     total = np.zeros(length)
-    for offset in offsets:
+    for offset, taper in zip(offsets, tapers):
         total[offset : offset + size] += taper
-    return [(taper / total[offset : offset + size]).astype(np.float32) for offset in offsets]
+    return [(taper / total[offset : offset + size]).astype(np.float32) for offset, taper in zip(offsets, tapers)]
 
 
 def parts(width: int, size: int) -> Iterator[tuple[int, int]]:
@@ -147,6 +152,13 @@ class Predictor:
         rows, cols = self.loaded.input_size
         return rows or self.loaded.frame_size[0], cols or self.loaded.frame_size[1]
 
+    @property
+    def turns(self) -> list[Turn]:
+        """How frames are turned for the network; several with the setting `flips`."""
+        square = all(rows == cols for rows, cols in (self.loaded.frame_size, self.input_size))
+        every = [(quarters, mirror) for quarters in (range(4) if square else (0, 2)) for mirror in (False, True)]
+        return every if self.settings.flips else every[:1]
+
     def check(self, src: DatasetReader, path: Path) -> None:
         """Raise MismatchError when the raster has another number of bands than the model takes."""
         if len(data_bands(src)) != self.loaded.channels:
@@ -167,13 +179,32 @@ class Predictor:
             network_input(mirrored(pixels, size), mirrored(valid, size), self.input_size)[0] for pixels, valid in read
         ]
         batch = np.stack(frames)
+        total = np.zeros(batch.shape[:3], np.float32)
+        for turn in self.turns:
+            total += turned_back(self._roof(turned(batch, turn)), turn)
+        for probability, (pixels, _) in zip(total / len(self.turns), read):
+            rows, cols = pixels.shape[1:]
+            yield np.clip(resize_frame(probability[None], size)[0, :rows, :cols], 0, 1)
+
+    def _roof(self, batch: NDArray[Any]) -> Floats:
+        """The network's roof probability (frames, rows, cols) of a batch (frames, rows, cols, bands)."""
         first = self.loaded.data_format == "channels_first"
         output = self.loaded.model.predict_on_batch(batch.transpose(0, 3, 1, 2) if first else batch)
         output = np.asarray(output, np.float32)
-        roof = output[:, -1] if first else output[..., -1]  # two classes: background, roof
-        for probability, (pixels, _) in zip(roof, read):
-            rows, cols = pixels.shape[1:]
-            yield np.clip(resize_frame(probability[None], size)[0, :rows, :cols], 0, 1)
+        return output[:, -1] if first else output[..., -1]  # two classes: background, roof
+
+
+def turned(frames: NDArray[Any], turn: Turn) -> NDArray[Any]:
+    """Frames (frames, rows, cols, …) after quarter turns, then mirrored left to right where `turn` says so."""
+    quarters, mirror = turn
+    frames = np.rot90(frames, quarters, axes=(1, 2))
+    return frames[:, :, ::-1] if mirror else frames
+
+
+def turned_back(frames: NDArray[Any], turn: Turn) -> NDArray[Any]:
+    """The frames that `turned` made these of."""
+    quarters, mirror = turn
+    return np.rot90(frames[:, :, ::-1] if mirror else frames, -quarters, axes=(1, 2))
 
 
 def mirrored(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -218,18 +249,18 @@ def _strips(src: DatasetReader, predictor: Predictor, first: int, last: int) -> 
 
 def predict_raster(
     path: Path, predictor: Predictor, targets: Targets, *, rasters: RasterArgs
-) -> "tuple[Tally, gpd.GeoDataFrame | None]":
+) -> tuple[Tally, Footprints | None]:
     """Write the mask of one raster, and its probabilities when asked; what was seen, and its roofs when asked.
 
     Raises:
         MismatchError: The model takes another number of bands.
-        MissingInputError: Polygons are asked for, and the raster has no CRS.
+        MissingInputError, BadInputError: Polygons are asked for, and the raster has no CRS or no place on Earth.
     """
     tally, tracer = Tally(), FootprintTracer()
     with open_raster(path) as src, contextlib.ExitStack() as stack:
         predictor.check(src, path)
-        if targets.vectors and src.crs is None:
-            raise MissingInputError(path, "no CRS", "a georeferenced raster for polygons", "Leave out --vectors.")
+        if targets.vectors:
+            pixel_metres(grid_of(src), path)  # before the work rather than after it
         writers = _Writers(stack, src, path, targets, rasters)
         for window, probability in blended(src, predictor):
             valid = read_pixels(src, window)[1]
@@ -239,11 +270,12 @@ def predict_raster(
             tally.add(roof, probability, valid)
             if targets.vectors:
                 tracer.add(roof, probability, window)
-        features = None
+        footprints = None
         if targets.vectors:
-            place = {"scene": path.stem, "transform": src.transform, "crs": src.crs}
-            features = to_features(tracer.pieces(), min_area=predictor.settings.min_area, **place)
-    return tally, features
+            footprints = to_footprints(tracer.pieces(), path, grid_of(src), predictor.settings)
+            if footprints.unseparated:
+                say(f"{path}: {footprints.unseparated} patches of roof are too large to be separated; they stay whole.")
+    return tally, footprints
 
 
 class _Writers:
@@ -257,17 +289,16 @@ class _Writers:
         self._mask = stack.enter_context(
             create_raster(targets.masks / name, grid, bands=1, dtype="uint8", names=["roof"], settings=rasters)
         )
-        self._probability: RasterWriter | None = None
-        if targets.probabilities:
-            options: dict[str, Any] = {"bands": 1, "dtype": "float32", "names": ["roof probability"]}
-            writer = create_raster(targets.probabilities / name, grid, settings=rasters, **options)
-            self._probability = stack.enter_context(writer)
+        options: dict[str, Any] = {"bands": 1, "dtype": "float32", "names": ["roof probability"], "settings": rasters}
+        self._probabilities = [
+            stack.enter_context(create_raster(folder / name, grid, **options)) for folder in targets.probabilities
+        ]
 
     def write(self, roof: NDArray[np.bool_], probability: Floats, valid: NDArray[np.bool_], window: Window) -> None:
         shown = valid if self._masked else None
         self._mask.write(np.where(roof, np.uint8(255), np.uint8(0))[None], shown, window)
-        if self._probability:
-            self._probability.write(probability[None], shown, window)
+        for writer in self._probabilities:
+            writer.write(probability[None], shown, window)
 
 
 @dataclass
@@ -277,22 +308,20 @@ class _Job:
     paths: list[Path]
     targets: Targets
     keys: dict[str, str]
-    outputs: dict[str, Outputs] = field(default_factory=dict)
+    rasters: list[Outputs] = field(default_factory=list)  # the masks, then the probabilities
+    vectors: Outputs | None = None
     todo: set[str] = field(default_factory=set)
-    features: "list[gpd.GeoDataFrame]" = field(default_factory=list)
+    footprints: list[Footprints] = field(default_factory=list)
 
     def open(self, stack: contextlib.ExitStack, overwrite: bool) -> None:
         """Lock every output and find what is still to be made; polygons come from all rasters or none."""
-        folders = {"masks": self.targets.masks, "probabilities": self.targets.probabilities}
-        for kind, folder in folders.items():
-            if folder:
-                self.outputs[kind] = stack.enter_context(Outputs(folder, "predict", overwrite=overwrite))
-                self.todo |= set(self.outputs[kind].plan(self.keys))
-        vectors = self.targets.vectors
-        if vectors:
-            outputs = Outputs(vectors.parent, "predict", name=vectors.name, overwrite=overwrite)
-            self.outputs["vectors"] = stack.enter_context(outputs)
-            if outputs.plan({vectors.name: self.vectors_key}) or self.todo:
+        for folder in (self.targets.masks, *self.targets.probabilities):
+            self.rasters.append(stack.enter_context(Outputs(folder, "predict", overwrite=overwrite)))
+            self.todo |= set(self.rasters[-1].plan(self.keys))
+        path = self.targets.vectors
+        if path:
+            self.vectors = stack.enter_context(Outputs(path.parent, "predict", name=path.name, overwrite=overwrite))
+            if self.vectors.plan({path.name: self.vectors_key}) or self.todo:
                 self.todo = set(self.keys)
 
     @property
@@ -301,20 +330,21 @@ class _Job:
 
     def record(self, name: str, tally: Tally, threshold: float) -> None:
         """Note that the rasters of one source are finished."""
-        for kind, outputs in self.outputs.items():
-            if kind != "vectors":
-                outputs.record(name, self.keys[name], threshold=threshold, **vars(tally))
+        for outputs in self.rasters:
+            outputs.record(name, self.keys[name], threshold=threshold, **vars(tally))
 
-    def finish(self) -> int | None:
-        """Write the polygons and close the ledgers; the number of polygons."""
-        vectors = self.targets.vectors
-        if vectors and self.todo:
-            found = gather(self.features)
-            write_features(vectors, found)
-            self.outputs["vectors"].record(vectors.name, self.vectors_key, features=len(found))
-        for outputs in self.outputs.values():
+    def finish(self) -> dict[str, int]:
+        """Write the polygons and close the ledgers; what there is to say of the polygons."""
+        path = self.targets.vectors
+        if path and self.vectors and self.todo:
+            found = gather([footprints.features for footprints in self.footprints])
+            write_features(path, found)
+            counts = {name: sum(getattr(f, name) for f in self.footprints) for name in ("separated", "specks")}
+            self.vectors.record(path.name, self.vectors_key, footprints=len(found), **counts)
+        for outputs in (*self.rasters, *([self.vectors] if self.vectors else [])):
             outputs.finish()
-        return int(self.outputs["vectors"].facts(vectors.name)["features"]) if vectors else None
+        facts = self.vectors.facts(path.name) if path and self.vectors else {}
+        return {name: facts[name] for name in ("footprints", "separated", "specks") if facts}
 
 
 def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *, run: Run) -> PredictReport:
@@ -335,18 +365,17 @@ def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *
         job.open(stack, run.overwrite)
         todo = [path for path in paths if f"{path.stem}.tif" in job.todo]
         for path in progress(todo, len(todo), "predict", quiet=run.quiet):
-            tally, features = predict_raster(path, predictor, targets, rasters=rasters)
+            tally, footprints = predict_raster(path, predictor, targets, rasters=rasters)
             job.record(f"{path.stem}.tif", tally, predictor.threshold)
-            if features is not None:
-                job.features.append(features)
-        footprints = job.finish()
-        return _report(job, footprints)
+            if footprints:
+                job.footprints.append(footprints)
+        return _report(job, job.finish())
 
 
-def _report(job: _Job, footprints: int | None) -> PredictReport:
-    facts = [job.outputs["masks"].facts(name) for name in job.keys]
+def _report(job: _Job, counts: dict[str, int]) -> PredictReport:
+    facts = [job.rasters[0].facts(name) for name in job.keys]
     valid, roof = sum(fact["valid"] for fact in facts), sum(fact["roof"] for fact in facts)
-    wrote = [str(path) for path in (job.targets.masks, job.targets.probabilities, job.targets.vectors) if path]
+    wrote = [str(path) for path in (job.targets.masks, *job.targets.probabilities, job.targets.vectors) if path]
     report = PredictReport(
         wrote=wrote,
         rasters=len(facts),
@@ -355,7 +384,7 @@ def _report(job: _Job, footprints: int | None) -> PredictReport:
         threshold=facts[0]["threshold"],
         roof_fraction=roof / valid if valid else 0.0,
         highest_probability=max(fact["highest"] for fact in facts),
-        footprints=footprints,
+        **counts,
     )
     if valid and not roof:
         say(
@@ -380,7 +409,8 @@ def both(first: PredictReport, second: PredictReport) -> PredictReport:
 
 def predict(options: argparse.Namespace, run: Run) -> PredictReport:
     """The stage, with what the command line says."""
-    settings = run.block("predict_args", {"threshold": options.threshold, "overlap": options.overlap})
+    given = {name: getattr(options, name) for name in ("threshold", "overlap", "flips")}
+    settings = run.block("predict_args", given)
     model = options.model or run.paths.checkpoint
     if not model.is_file():
         found = "a folder" if model.is_dir() else "no such model"
@@ -389,23 +419,24 @@ def predict(options: argparse.Namespace, run: Run) -> PredictReport:
         check_suffix(options.vectors)
     predictor, extension = Predictor(model, settings), run.settings.extension_args.extension
     if options.src:
-        targets = Targets(options.dst or run.paths.map, options.probabilities, options.vectors)
+        probabilities = (options.probabilities,) if options.probabilities else ()
+        targets = Targets(options.dst or run.paths.map, probabilities, options.vectors)
         return predict_rasters(raster_files(options.src, extension), targets, predictor, run=run)
     return predict_project(predictor, options, run)
 
 
 def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run) -> PredictReport:
     """The validation frames, then the scenes, of the project; either may be absent."""
-    paths, probabilities = run.paths, options.probabilities
+    paths, own = run.paths, options.probabilities
     reports: list[PredictReport] = []
     if _holds_files(paths.val_frames):
         frames = raster_files(paths.val_frames, run.settings.extension_args.extension)
-        targets = Targets(paths.predictions, probabilities / paths.predictions.name if probabilities else None)
-        reports.append(predict_rasters(frames, targets, predictor, run=run))
+        probabilities = (paths.probabilities, *([own / paths.predictions.name] if own else []))
+        reports.append(predict_rasters(frames, Targets(paths.predictions, probabilities), predictor, run=run))
     if _holds_files(paths.scenes):
         scenes = raster_files(paths.scenes)
-        vectors = options.vectors or _footprints(scenes, paths.footprints)
-        targets = Targets(paths.map, probabilities / paths.map.name if probabilities else None, vectors)
+        probabilities = (own / paths.map.name,) if own else ()
+        targets = Targets(paths.map, probabilities, options.vectors or _footprints(scenes, paths.footprints))
         reports.append(predict_rasters(scenes, targets, predictor, run=run))
     if not reports:
         found = f"neither {paths.val_frames.name} nor {paths.scenes.name}"
@@ -421,8 +452,10 @@ def _footprints(scenes: list[Path], path: Path) -> Path | None:
     """Where polygons go, unless a scene cannot have any: then it is said, and the masks are made all the same."""
     for scene in scenes:
         with open_raster(scene) as src:
-            if src.crs is None:
-                say(f"{scene} has no CRS: {path.name} is not made, since polygons need one.")
+            try:
+                pixel_metres(grid_of(src), scene)
+            except (MissingInputError, BadInputError) as problem:
+                say(f"{path.name} is not made: {problem}")
                 return None
     return path
 
@@ -442,7 +475,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--threshold", type=threshold_of, metavar="auto|P", help="from this probability on a pixel is roof"
     )
     parser.add_argument("--overlap", type=float, metavar="SHARE", help="share of a window that neighbours share")
-    parser.add_argument("--probabilities", type=Path, metavar="DIR", help="write roof probabilities there too")
+    parser.add_argument(
+        "--flips", action=argparse.BooleanOptionalAction, help="average over flips and quarter turns: better, slower"
+    )
+    parser.add_argument(
+        "--probabilities",
+        type=Path,
+        metavar="DIR",
+        help="write roof probabilities there; without SRC into DIR/predictions and DIR/map, beside the default",
+    )
     parser.add_argument("--vectors", type=Path, metavar="FILE", help="write roofs as polygons there")
     return run_stage(parser, argv, predict)
 

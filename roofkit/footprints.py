@@ -1,7 +1,9 @@
 """Roof pixels to polygons, strip by strip, so that a scene of any size goes through."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +13,13 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from roofkit.raster import Valid
+from roofkit.errors import BadInputError, MissingInputError
+from roofkit.outlines import LARGEST, Polygons, filled, repaired, separated, simplified, squared, without_overlaps
+from roofkit.raster import Grid, Valid
+from roofkit.settings import PredictArgs
 
 if TYPE_CHECKING:
     import geopandas as gpd
-
-COLUMNS = ("scene", "area_m2", "mean_probability")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def join(pieces: list[Piece]) -> list[Piece]:
     if not pieces:
         return []
     merged = shapely.get_parts(shapely.unary_union([piece.polygon for piece in pieces]))
+    merged = shapely.simplify(shapely.normalize(merged), 0)  # without the points where windows met
     tree = shapely.STRtree(merged)
     inner = [piece.polygon.representative_point() for piece in pieces]
     owner = dict(zip(*tree.query(inner, predicate="within").tolist()))
@@ -86,32 +90,118 @@ def join(pieces: list[Piece]) -> list[Piece]:
     return [group[0].merged(group[1:], merged[index]) for index, group in groups.items()]
 
 
-def to_features(pieces: list[Piece], *, scene: str, transform: Affine, crs: CRS, min_area: float) -> "gpd.GeoDataFrame":
-    """Roofs of one scene as features: scene, area_m2 (geodesic), mean_probability (0 to 1), polygon in `crs`.
+@dataclass(frozen=True)
+class Footprints:
+    """The roofs of one scene, and how they were found.
+
+    Args:
+        features: scene, area_m2 (geodesic), mean_probability (0 to 1; of the whole patch for roofs that came apart),
+            polygon in the scene's CRS.
+        separated: Patches that came apart.
+        specks: Patches and roofs that were left out for their size.
+        unseparated: Patches that are too large to take apart.
+    """
+
+    features: "gpd.GeoDataFrame"
+    separated: int
+    specks: int
+    unseparated: int
+
+
+def to_footprints(pieces: list[Piece], path: Path, grid: Grid, settings: PredictArgs) -> Footprints:
+    """Roofs of one scene as features.
 
     Args:
         pieces: From `FootprintTracer.pieces`.
-        scene: The scene's name.
-        transform: Pixel to CRS.
-        crs: The scene's CRS.
-        min_area: Square metres; smaller roofs are left out.
+        path: The scene.
+        grid: The scene's.
+        settings: What comes apart, what is left out, and how outlines are drawn.
+
+    Raises:
+        MissingInputError, BadInputError: As for `pixel_metres`.
     """
+    metres = pixel_metres(grid, path)
+    pixel_area = abs(metres.determinant)
+    patches = filled(shapely.normalize([piece.polygon for piece in pieces]), settings.min_hole / pixel_area)
+    large = np.flatnonzero(shapely.area(patches) * pixel_area >= settings.min_area)
+    groups, unseparated = _apart(patches[large], settings.separate, metres)
+    sizes = np.array([len(group) for group in groups], int)
+    roofs = _drawn(_moved(_flat(groups), metres), sizes, metres, settings)
+    probabilities = np.array([piece.probability / piece.pixels for piece in pieces])[large].repeat(sizes)
+    roofs = repaired(_moved(roofs, grid.transform @ ~metres))
+    features = _table(path.stem, roofs, probabilities, grid.crs)
+    kept = features[(features["area_m2"] >= settings.min_area) & ~features.is_empty].reset_index(drop=True)
+    specks = len(patches) - len(large) + len(roofs) - len(kept)
+    return Footprints(kept, int(np.count_nonzero(sizes > 1)), specks, unseparated)
+
+
+def pixel_metres(grid: Grid, path: Path) -> Affine:
+    """Pixel coordinates to metres east and north, true at the scene's centre (geodesic, WGS 84) in any CRS.
+
+    Raises:
+        MissingInputError: The scene has no CRS.
+        BadInputError: Its CRS does not say where on Earth it lies.
+    """
+    from pyproj import Geod, Transformer
+    from pyproj.exceptions import ProjError
+
+    advice = "Georeference it (gdal_translate -a_srs -a_ullr), or leave out --vectors."
+    if grid.crs is None:
+        raise MissingInputError(path, "no CRS", "a georeferenced raster for polygons", advice)
+    col, row = grid.width / 2, grid.height / 2
+    points = [grid.transform @ point for point in ((col, row), (col + 1, row), (col, row + 1))]
+    try:
+        lon, lat = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(*np.transpose(points))
+    except ProjError:  # a CRS of its own, tied to no place
+        lon = lat = np.full(3, np.nan)
+    azimuth, _, length = Geod(ellps="WGS84").inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])
+    east, north = length * np.sin(np.radians(azimuth)), length * np.cos(np.radians(azimuth))
+    metres = Affine(east[0], east[1], 0.0, north[0], north[1], 0.0)
+    if not abs(metres.determinant) > 0:
+        found = "a CRS and transform that lie nowhere on Earth"
+        raise BadInputError(path, found, "a georeferenced raster for polygons", advice)
+    return metres
+
+
+def _apart(patches: Polygons, width: float, metres: Affine) -> tuple[list[list[shapely.Polygon]], int]:
+    """The roofs of each patch, in pixel coordinates, and the number of patches that were too large to take apart."""
+    if not width:
+        return [[patch] for patch in patches], 0
+    pixel = math.hypot(metres.b, metres.e), math.hypot(metres.a, metres.d)
+    left, top, right, bottom = shapely.bounds(patches).T
+    fits = (right - left) * (bottom - top) <= LARGEST
+    groups = [separated(patch, width, pixel) if small else [patch] for patch, small in zip(patches, fits)]
+    return groups, int(np.count_nonzero(~fits))
+
+
+def _drawn(roofs: Polygons, sizes: NDArray[np.int_], metres: Affine, settings: PredictArgs) -> Polygons:
+    """The roofs (in metres; `sizes` of them in each patch) with straight and square outlines, as `settings` say."""
+    drawn = roofs
+    if settings.simplify:
+        groups = np.split(roofs, np.cumsum(sizes)[:-1])
+        drawn = _flat(simplified(list(group), settings.simplify) for group in groups)
+    if settings.square:
+        shortest = max(2 * settings.simplify, 4 * math.sqrt(abs(metres.determinant)))
+        drawn = np.array([squared(roof, shortest) or outline for roof, outline in zip(roofs, drawn)], dtype=object)
+    return without_overlaps(drawn)
+
+
+def _flat(groups: Iterable[Iterable[shapely.Polygon]]) -> Polygons:
+    return np.array([roof for group in groups for roof in group], dtype=object)
+
+
+def _moved(polygons: Polygons, transform: Affine) -> Polygons:
+    """The polygons with `transform` applied; corners that they share stay the same to the last bit."""
+    return np.asarray(shapely.transform(polygons, lambda x, y: transform @ (x, y), interleaved=False))
+
+
+def _table(scene: str, roofs: Polygons, probabilities: NDArray[np.float64], crs: CRS) -> "gpd.GeoDataFrame":
     import geopandas as gpd
 
-    a, b, c, d, e, f = tuple(transform)[:6]
-    matrix = np.array([[a, d], [b, e]])
-    polygons = [shapely.transform(piece.polygon, lambda xy: xy @ matrix + (c, f)) for piece in pieces]
-    features = gpd.GeoDataFrame(
-        {
-            "scene": np.full(len(pieces), scene, dtype=object),
-            "area_m2": np.zeros(len(pieces)),
-            "mean_probability": [piece.probability / piece.pixels for piece in pieces],
-        },
-        geometry=polygons,
-        crs=crs,
-    )
+    columns = {"scene": np.full(len(roofs), scene, dtype=object), "area_m2": 0.0, "mean_probability": probabilities}
+    features = gpd.GeoDataFrame(columns, geometry=roofs, crs=crs)
     features["area_m2"] = geodesic_areas(features)
-    return features[features["area_m2"] >= min_area].reset_index(drop=True)
+    return features
 
 
 def geodesic_areas(features: "gpd.GeoDataFrame") -> list[float]:

@@ -1,21 +1,53 @@
 """Footprints: pixels to polygons, roofs cut by window edges put together again."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 import shapely
 from affine import Affine
+from conftest import real
 from hypothesis import given, settings, strategies
 from hypothesis.extra.numpy import arrays
+from rasterio.crs import CRS
+from rasterio.features import rasterize
 from rasterio.windows import Window
+from scipy import ndimage
 
-from roofkit.footprints import FootprintTracer, gather, geodesic_areas, to_features, trace
+from roofkit.errors import BadInputError, MissingInputError
+from roofkit.footprints import FootprintTracer, gather, geodesic_areas, pixel_metres, to_footprints, trace
+from roofkit.raster import Grid
+from roofkit.settings import PredictArgs
 
-TRANSFORM = Affine(0.5, 0, 735000, 0, -0.5, 2960000)
+GRID = Grid(CRS.from_epsg(32644), Affine(0.5, 0, 735000, 0, -0.5, 2960000), 40, 60)
+# Pixels of 0.5 m by 1 m at 60 degrees north, where a degree of longitude is half as long as one of latitude
+NORTH = Grid(CRS.from_epsg(4326), Affine(0.5 / 55800, 0, 25, 0, -1 / 111412, 60), 40, 60)
+EVERYTHING = PredictArgs(min_area=1, min_hole=1, separate=0.6, simplify=0.6, square=True)
+SCENE = Path("a.tif")
 
 
-def whole(roof, probability):
-    return {(p.polygon.normalize().wkt, p.pixels, round(p.probability, 4)) for p in trace(roof, probability)}
+def shapes(pieces):
+    return sorted((p.polygon.normalize().wkt, p.pixels, round(p.probability, 3)) for p in pieces)
+
+
+def traced(roof, rows=None, cols=None):
+    """The pieces of `roof`, traced at once or in windows of so many rows and columns; every probability is 0.75."""
+    tracer = FootprintTracer()
+    rows, cols = rows or roof.shape[0], cols or roof.shape[1]
+    for row in range(0, roof.shape[0], rows):
+        for col in range(0, roof.shape[1], cols):
+            part = roof[row : row + rows, col : col + cols]
+            tracer.add(part, np.full(part.shape, 0.75, np.float32), Window(col, row, *part.shape[::-1]))
+    return tracer.pieces()
+
+
+def rectangle(rows, cols, shape=(40, 60)):
+    roof = np.zeros(shape, bool)
+    roof[rows, cols] = True
+    return roof
 
 
 def test_trace_by_hand():
@@ -42,24 +74,36 @@ def test_windows_give_the_roofs_of_the_whole(roof, rows, cols):
             part = np.s_[row : row + rows, col : col + cols]
             height, width = roof[part].shape
             tracer.add(roof[part], probability[part], Window(col, row, width, height))
-    found = {(p.polygon.normalize().wkt, p.pixels, round(p.probability, 4)) for p in tracer.pieces()}
-    expected = whole(roof, probability)
-    np.testing.assert_allclose(
-        sorted((pixels, p) for _, pixels, p in found), sorted((pixels, p) for _, pixels, p in expected), atol=1e-3
-    )
-    assert all(shapely.from_wkt(wkt).is_valid for wkt, _, _ in found)
-    union = shapely.union_all([shapely.from_wkt(wkt) for wkt, _, _ in found])
-    assert union.equals(shapely.union_all([shapely.from_wkt(wkt) for wkt, _, _ in expected]))
+    assert shapes(tracer.pieces()) == shapes(trace(roof, probability))
 
 
 def test_features_are_on_the_ground_with_area_and_probability():
-    tracer = FootprintTracer()
-    tracer.add(np.ones((20, 10), bool), np.full((20, 10), 0.75, np.float32), Window(4, 2, 10, 20))
-    features = to_features(tracer.pieces(), scene="a", transform=TRANSFORM, crs="EPSG:32644", min_area=0)
+    features = to_footprints(traced(rectangle(np.s_[2:22], np.s_[4:14])), SCENE, GRID, PredictArgs()).features
     assert features.crs.to_epsg() == 32644
-    assert features.geometry[0].bounds == (735002, 2959989, 735007, 2959999)
+    assert list(features["scene"]) == ["a"]
+    np.testing.assert_allclose(features.geometry[0].bounds, (735002, 2959989, 735007, 2959999), atol=1e-6)
     assert features["area_m2"][0] == pytest.approx(50, rel=2e-3)
     assert features["mean_probability"][0] == 0.75
+
+
+def test_pixels_are_measured_on_the_ground():
+    metres = pixel_metres(NORTH, SCENE)
+    np.testing.assert_allclose([metres.a, metres.b, metres.d, metres.e], [0.5, 0, 0, -1], atol=1e-3)
+    utm = pixel_metres(GRID, SCENE)
+    assert abs(utm.determinant) == pytest.approx(0.25, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("grid", "error", "match"),
+    [
+        (replace(GRID, crs=None), MissingInputError, r"a\.tif: no CRS"),
+        (replace(GRID, crs=CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')), BadInputError, "nowhere on Earth"),
+        (replace(GRID, transform=Affine(0.5, 0, 1e40, 0, -0.5, 0)), BadInputError, "nowhere on Earth"),
+    ],
+)
+def test_polygons_need_a_place_on_earth(grid, error, match):
+    with pytest.raises(error, match=match):
+        to_footprints([], SCENE, grid, PredictArgs())
 
 
 def test_area_is_square_metres_in_any_crs():
@@ -70,24 +114,127 @@ def test_area_is_square_metres_in_any_crs():
     assert metres == pytest.approx(10000, rel=2e-3)
 
 
-def test_small_roofs_are_left_out():
-    tracer = FootprintTracer()
-    tracer.add(np.ones((2, 2), bool), np.ones((2, 2), np.float32), Window(0, 0, 2, 2))
-    options = dict(scene="a", transform=TRANSFORM, crs="EPSG:32644")
-    assert len(to_features(tracer.pieces(), min_area=0.9, **options)) == 1
-    assert len(to_features(tracer.pieces(), min_area=1.1, **options)) == 0
+@pytest.mark.parametrize(("grid", "area"), [(GRID, 1.0), (NORTH, 2.0)])
+def test_specks_are_left_out_by_their_square_metres(grid, area):
+    pieces = traced(rectangle(np.s_[0:2], np.s_[0:2]))
+    kept = to_footprints(pieces, SCENE, grid, PredictArgs(min_area=0.9 * area))
+    left_out = to_footprints(pieces, SCENE, grid, PredictArgs(min_area=1.1 * area))
+    assert (len(kept.features), kept.specks) == (1, 0)
+    assert (len(left_out.features), left_out.specks) == (0, 1)
+
+
+@pytest.mark.parametrize(("grid", "area"), [(GRID, 1.0), (NORTH, 2.0)])
+def test_holes_are_filled_by_their_square_metres(grid, area):
+    roof = rectangle(np.s_[5:15], np.s_[5:15])
+    roof[8:10, 8:10] = False
+    filled = to_footprints(traced(roof), SCENE, grid, PredictArgs(min_hole=1.1 * area)).features
+    left = to_footprints(traced(roof), SCENE, grid, PredictArgs(min_hole=0.9 * area)).features
+    assert len(filled.geometry[0].interiors) == 0
+    assert len(left.geometry[0].interiors) == 1
+    assert filled["area_m2"][0] - left["area_m2"][0] == pytest.approx(area, rel=0.01)
+
+
+def test_a_roof_in_a_filled_hole_is_gone():
+    roof = rectangle(np.s_[5:15], np.s_[5:15])
+    roof[7:12, 7:12] = False
+    roof[9, 9] = True
+    found = to_footprints(traced(roof), SCENE, GRID, PredictArgs(min_hole=10))
+    assert (len(found.features), found.specks) == (1, 1)
+
+
+@pytest.mark.parametrize("grid", [GRID, NORTH])
+def test_two_roofs_with_a_neck_come_apart(grid):
+    roof = rectangle(np.s_[5:15], np.s_[5:15]) | rectangle(np.s_[5:15], np.s_[19:29])
+    roof[9:11, 15:19] = True
+    whole = to_footprints(traced(roof), SCENE, grid, PredictArgs())
+    apart = to_footprints(traced(roof), SCENE, grid, PredictArgs(separate=1.2))
+    assert (len(whole.features), whole.separated) == (1, 0)
+    assert (len(apart.features), apart.separated) == (2, 1)
+    assert apart.features["area_m2"].sum() == pytest.approx(whole.features["area_m2"][0], abs=0.03)
+    assert list(apart.features["mean_probability"]) == [0.75, 0.75]
+
+
+def test_a_patch_that_is_too_large_to_take_apart_is_counted(monkeypatch):
+    monkeypatch.setattr("roofkit.footprints.LARGEST", 99)
+    roof = rectangle(np.s_[0:10], np.s_[0:10]) | rectangle(np.s_[20:29], np.s_[20:29])
+    assert to_footprints(traced(roof), SCENE, GRID, EVERYTHING).unseparated == 1
+
+
+def test_corners_are_right_angles_on_the_ground():
+    rows, cols = np.mgrid[:40, :60]
+    along, across = (cols - 30) * 0.5 * 0.8 + (rows - 20) * 0.6, (rows - 20) * 0.8 - (cols - 30) * 0.5 * 0.6
+    roof = (np.abs(along) < 9) & (np.abs(across) < 6)  # 18 m by 12 m, turned
+    options = PredictArgs(simplify=1.5, square=True)
+    (ground,) = to_footprints(traced(roof), SCENE, NORTH, options).features.to_crs("EPSG:32635").geometry
+    sides = np.diff(ground.exterior.coords, axis=0)
+    lengths = np.hypot(*sides.T)
+    np.testing.assert_allclose(sorted(lengths), [12, 12, 18, 18], atol=0.6)
+    cosines = (sides[1:] * sides[:-1]).sum(axis=1) / lengths[1:] / lengths[:-1]
+    np.testing.assert_allclose(cosines, 0, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def town():
+    """A mask of many blobs, some of which touch."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(4).normal(size=(90, 110)), 3)
+    return noise > 0.4 * noise.std()
+
+
+def bytes_of(features):
+    return [(*row[:-1], shapely.to_wkb(row[-1])) for row in features.itertuples(index=False)]
+
+
+@pytest.mark.parametrize("windows", [(17, 110), (90, 13), (8, 9)])
+def test_strips_leave_no_seam(town, windows):
+    at_once = to_footprints(traced(town), SCENE, GRID, EVERYTHING)
+    in_strips = to_footprints(traced(town, *windows), SCENE, GRID, EVERYTHING)
+    assert at_once.separated == 2
+    assert bytes_of(in_strips.features) == bytes_of(at_once.features)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    roof=arrays(bool, (12, 14)),
+    zoom=strategies.integers(1, 4),
+    options=strategies.builds(
+        PredictArgs,
+        min_hole=strategies.sampled_from([0, 2]),
+        separate=strategies.sampled_from([0, 0.5, 1.0]),
+        simplify=strategies.sampled_from([0, 0.4, 2.0]),
+        square=strategies.booleans(),
+    ),
+)
+def test_every_footprint_is_valid_and_none_overlap(roof, zoom, options):
+    features = to_footprints(traced(np.kron(roof, np.ones((zoom, zoom), bool))), SCENE, GRID, options).features
+    assert features.geom_type.isin(["Polygon"]).all()
+    assert features.is_valid.all()
+    assert (features.area > 0).all()
+    assert features.area.sum() == pytest.approx(features.union_all().area, abs=1e-3)
 
 
 def test_scenes_of_two_zones_meet_in_longitude_and_latitude():
-    pieces = trace(np.ones((9, 9), bool), np.ones((9, 9), np.float32))
-    zones = ("EPSG:32644", "EPSG:32645")
-    tables = [to_features(pieces, scene=crs, transform=TRANSFORM, crs=crs, min_area=0) for crs in zones]
+    pieces = traced(np.ones((9, 9), bool))
+    grids = [replace(GRID, crs=CRS.from_epsg(epsg)) for epsg in (32644, 32645)]
+    tables = [to_footprints(pieces, Path(f"{grid.crs}.tif"), grid, PredictArgs()).features for grid in grids]
     assert gather(tables).crs.to_epsg() == 4326
     assert list(gather(tables)["scene"]) == ["EPSG:32644", "EPSG:32645"]
     assert gather(tables[:1]).crs.to_epsg() == 32644
 
 
 def test_no_roofs_is_an_empty_table():
-    empty = to_features([], scene="a", transform=TRANSFORM, crs="EPSG:32644", min_area=0)
+    empty = to_footprints([], SCENE, GRID, EVERYTHING).features
     assert len(gather([empty, empty])) == 0
     assert list(empty.columns) == ["scene", "area_m2", "mean_probability", "geometry"]
+
+
+def test_real_roofs_keep_their_place_and_get_few_corners():
+    labels = gpd.read_file(real("banepa/labels/roofs.geojson"))
+    with rasterio.open(sorted(real("banepa/scenes").glob("*.tif"))[14]) as src:
+        grid = Grid(src.crs, src.transform, src.height, src.width)
+    roof = rasterize(labels.geometry, (grid.height, grid.width), transform=grid.transform) > 0
+    options = PredictArgs(min_area=4, min_hole=4, separate=1, simplify=0.4, square=True)
+    found = to_footprints(traced(roof), SCENE, grid, options).features
+    tile = shapely.box(*grid.bounds)
+    there, here = labels.union_all().intersection(tile), found.union_all()
+    assert here.intersection(there).area / here.union(there).area > 0.9
+    assert np.median(found.count_coordinates()) <= 10

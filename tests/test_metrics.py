@@ -99,7 +99,9 @@ def test_threshold_counts_by_hand():
 def test_thresholds_agree_with_comparing_each():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, (2, 20, 20, 1)).astype("float32")
-    probability = np.concatenate([THRESHOLDS, rng.random(800 - len(THRESHOLDS))]).astype("float32").reshape(2, 20, 20, 1)
+    probability = (
+        np.concatenate([THRESHOLDS, rng.random(800 - len(THRESHOLDS))]).astype("float32").reshape(2, 20, 20, 1)
+    )
     metric = ThresholdCounts()
     metric.update_state(truth, probability)
     tp, fp, fn = metric.counts()

@@ -1,6 +1,8 @@
 """predict: windows that blend without a seam, masks on the input's grid, polygons."""
 
 import json
+import re
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,19 @@ import rasterio
 from hypothesis import given, settings, strategies
 
 import predict.predict as stage
-from predict.predict import Predictor, Tally, Targets, blend_weights, main, mirrored, parts, predict_raster, starts
+from predict.predict import (
+    Predictor,
+    Tally,
+    Targets,
+    blend_weights,
+    main,
+    mirrored,
+    parts,
+    predict_raster,
+    starts,
+    turned,
+    turned_back,
+)
 from roofkit.errors import MismatchError, MissingInputError
 from roofkit.settings import PredictArgs, RasterArgs
 
@@ -29,9 +43,12 @@ def test_starts_by_hand():
 def test_windows_cover_a_side_and_their_shares_add_up_to_one(length, size, overlap):
     offsets = starts(length, size, overlap)
     total = np.zeros(length)
+    shared = min((first + size - second for first, second in pairwise(offsets)), default=size)
     for offset, weight in zip(offsets, blend_weights(offsets, size, length), strict=True):
         assert 0 <= offset <= max(0, length - size)
         total[offset : offset + len(weight)] += weight
+        with_neighbours = [0] * (offset > 0) + weight.tolist() + [0] * (offset + size < length)
+        assert np.abs(np.diff(with_neighbours)).max(initial=0) <= 3 / max(1, shared)
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
@@ -39,6 +56,12 @@ def test_blend_weights_by_hand():
     first, second = blend_weights([0, 2], 4, 6)
     np.testing.assert_allclose(first, [1, 1, 0.75, 0.25])
     np.testing.assert_allclose(second, [0.25, 0.75, 1, 1])
+
+
+def test_blend_weights_where_the_last_window_hardly_moves_on():
+    first, second = blend_weights([0, 1], 5, 6)  # shared: 4 pixels
+    np.testing.assert_allclose(first[[0, 1, -1]], [1, 7 / 8, 1 / 8])
+    np.testing.assert_allclose(second, first[::-1])
 
 
 def test_parts_by_hand(monkeypatch):
@@ -61,12 +84,22 @@ class Position(Brightness):
         return np.broadcast_to(ramp[None, None, :, None], (*batch.shape[:3], 1))
 
 
-def predictor(tmp_path, network=None, *, threshold=0.5, **facts):
+class LeftNeighbour(Brightness):
+    """Another: each pixel has the probability of the one to its left."""
+
+    def __init__(self, axis):
+        self.axis = axis
+
+    def predict_on_batch(self, batch):
+        return np.roll(batch, 1, self.axis) / 255
+
+
+def predictor(tmp_path, network=None, *, threshold=0.5, flips=False, **facts):
     values = dict(
         model=network or Brightness(), threshold=threshold, frame_size=(SIDE, SIDE), input_size=(SIDE, SIDE),
         band_names=(), data_format="channels_last", num_classes=1, channels=1,
     )  # fmt: skip
-    made = Predictor(tmp_path / "model.h5", PredictArgs(batch_size=3))
+    made = Predictor(tmp_path / "model.h5", PredictArgs(batch_size=3, flips=flips))
     made.__dict__["loaded"] = SimpleNamespace(**(values | facts))
     return made
 
@@ -89,7 +122,7 @@ def test_mirrored_by_hand():
 def test_each_pixel_gets_its_own_probability(make_raster, tmp_path, monkeypatch, shape, part_width):
     monkeypatch.setattr(stage, "PART_WIDTH", part_width)
     pixels = scene(*shape)
-    targets = Targets(tmp_path / "masks", tmp_path / "probabilities")
+    targets = Targets(tmp_path / "masks", (tmp_path / "probabilities",))
     predict_raster(make_raster(pixels), predictor(tmp_path), targets, rasters=RasterArgs())
     probability = read(tmp_path / "probabilities" / "scene.tif")[0]
     np.testing.assert_allclose(probability, pixels[0] / 255, atol=1e-5)
@@ -99,7 +132,7 @@ def test_each_pixel_gets_its_own_probability(make_raster, tmp_path, monkeypatch,
 
 
 def test_no_seam_where_windows_disagree(make_raster, tmp_path):
-    targets = Targets(tmp_path / "masks", tmp_path / "probabilities")
+    targets = Targets(tmp_path / "masks", (tmp_path / "probabilities",))
     predict_raster(make_raster(scene(64, 300)), predictor(tmp_path, Position()), targets, rasters=RasterArgs())
     probability = read(tmp_path / "probabilities" / "scene.tif")[0]
     assert np.abs(np.diff(probability, axis=1)).max() < 0.15  # side by side, windows would jump by 1
@@ -111,9 +144,9 @@ def test_parts_give_what_the_whole_gives(make_raster, tmp_path, monkeypatch):
     found = []
     for width in (8192, 256):
         monkeypatch.setattr(stage, "PART_WIDTH", width)
-        targets = Targets(tmp_path / f"m{width}", tmp_path / f"p{width}")
+        targets = Targets(tmp_path / f"m{width}", (tmp_path / f"p{width}",))
         predict_raster(path, predictor(tmp_path, Position()), targets, rasters=RasterArgs())
-        found.append(read(targets.probabilities / "scene.tif")[0])
+        found.append(read(targets.probabilities[0] / "scene.tif")[0])
     np.testing.assert_array_equal(*found)
 
 
@@ -121,7 +154,9 @@ def test_invalid_pixels_are_0_and_invalid(make_raster, tmp_path):
     pixels = np.full((1, 40, 50), 200, np.uint8)
     pixels[0, :, :7] = 0
     path = make_raster(pixels, nodata=0)
-    tally, _ = predict_raster(path, predictor(tmp_path), Targets(tmp_path / "m", tmp_path / "p"), rasters=RasterArgs())
+    tally, _ = predict_raster(
+        path, predictor(tmp_path), Targets(tmp_path / "m", (tmp_path / "p",)), rasters=RasterArgs()
+    )
     mask, valid, _ = read(tmp_path / "m" / "scene.tif")
     assert not mask[:, :7].any()
     assert not valid[:, :7].any()
@@ -139,7 +174,7 @@ def test_two_classes_and_channels_first(make_raster, tmp_path):
 
     pixels = scene(40, 40)
     made = predictor(tmp_path, Classes(), data_format="channels_first", num_classes=2)
-    predict_raster(make_raster(pixels), made, Targets(tmp_path / "m", tmp_path / "p"), rasters=RasterArgs())
+    predict_raster(make_raster(pixels), made, Targets(tmp_path / "m", (tmp_path / "p",)), rasters=RasterArgs())
     np.testing.assert_allclose(read(tmp_path / "p" / "scene.tif")[0], pixels[0] / 255, atol=1e-5)
 
 
@@ -149,6 +184,29 @@ def test_frames_are_resized_for_the_network_and_back(make_raster, tmp_path):
     made = predictor(tmp_path, frame_size=(64, 64), input_size=(32, 32))
     predict_raster(make_raster(pixels), made, Targets(tmp_path / "m"), rasters=RasterArgs())
     np.testing.assert_array_equal(read(tmp_path / "m" / "scene.tif")[0] > 0, pixels[0] > 0)
+
+
+@pytest.mark.parametrize(("data_format", "axis"), [("channels_last", 2), ("channels_first", 3)])
+@pytest.mark.parametrize(
+    ("cols", "around"),
+    [(SIDE, [[0, 1 / 4, 0], [1 / 4, 0, 1 / 4], [0, 1 / 4, 0]]), (SIDE // 2, [[0, 0, 0], [1 / 2, 0, 1 / 2], [0, 0, 0]])],
+)
+def test_flips_average_over_the_turns_that_a_window_allows(make_raster, tmp_path, data_format, axis, cols, around):
+    pixels = np.zeros((1, SIDE, cols), np.uint8)
+    pixels[0, 10, 6] = 255
+    size = dict(frame_size=(SIDE, cols), input_size=(SIDE, cols))
+    made = predictor(tmp_path, LeftNeighbour(axis), flips=True, data_format=data_format, **size)
+    predict_raster(make_raster(pixels), made, Targets(tmp_path / "m", (tmp_path / "p",)), rasters=RasterArgs())
+    probability = read(tmp_path / "p" / "scene.tif")[0]
+    np.testing.assert_allclose(probability[9:12, 5:8], around)
+    assert np.count_nonzero(probability) == np.count_nonzero(around)
+
+
+@pytest.mark.parametrize("turn", [(quarters, mirror) for quarters in range(4) for mirror in (False, True)])
+def test_turns_and_back(turn):
+    frames = np.arange(36).reshape(2, 3, 3, 2)
+    np.testing.assert_array_equal(turned_back(turned(frames, turn), turn), frames)
+    assert turn == (0, False) or (turned(frames, turn) != frames).any()
 
 
 def test_another_number_of_bands_is_refused(make_raster, tmp_path):
@@ -242,6 +300,55 @@ def test_a_project_gets_frames_then_scenes(fake_model, make_raster, tmp_path, ca
     assert all(path.is_file() for path in made)
     assert report["rasters"] == 2
     assert report["footprints"] == 2
+    assert [path.name for path in (tmp_path / "results/probabilities").glob("*.tif")] == ["val_0.tif"]
+    assert main([*line, "--probabilities", str(tmp_path / "p")]) == 0
+    made = [
+        tmp_path / name for name in ("p/predictions/val_0.tif", "p/map/town.tif", "results/probabilities/val_0.tif")
+    ]
+    assert all(path.is_file() for path in made)
+
+
+@pytest.mark.parametrize(
+    ("setting", "option", "expected"),
+    [(False, [], 1), (False, ["--flips"], 1 / 4), (True, [], 1 / 4), (True, ["--no-flips"], 1)],
+)
+def test_flips_by_setting_and_option(fake_model, make_raster, tmp_path, monkeypatch, setting, option, expected):
+    network = predictor(tmp_path, LeftNeighbour(2)).loaded
+    monkeypatch.setattr("unet.model_file.load_model", lambda path: network)
+    (tmp_path / "settings.json").write_text(json.dumps({"predict_args": {"flips": setting}}))
+    pixels = np.zeros((1, SIDE, SIDE), np.uint8)
+    pixels[0, 10, 6] = 255
+    line = [fake_model, str(make_raster(pixels)), str(tmp_path / "m"), "--probabilities", str(tmp_path / "p")]
+    assert main([*line, *option, "--settings", str(tmp_path / "settings.json"), "--quiet"]) == 0
+    assert read(tmp_path / "p" / "scene.tif")[0][10, 7] == expected
+
+
+def test_outlines_as_the_settings_say(fake_model, make_raster, tmp_path, capsys):
+    import geopandas as gpd
+
+    pixels = bright_roofs()
+    pixels[:, 29:31, 50:54] = pixels[:, 20:40, 54:74] = 255  # a neck of 1 m to a second roof
+    pixels[:, 5, 5] = 255  # a speck
+    args = {"separate": 0.6, "min_area": 1, "simplify": 0.5, "square": True}
+    (tmp_path / "settings.json").write_text(json.dumps({"predict_args": args}))
+    line = [fake_model, str(make_raster(pixels)), str(tmp_path / "out"), "--vectors", str(tmp_path / "roofs.gpkg")]
+    line += ["--settings", str(tmp_path / "settings.json"), "--json", "--quiet"]
+    for _ in range(2):  # made, then kept
+        assert main(line) == 0
+        report = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (report["footprints"], report["separated"], report["specks"]) == (3, 1, 1)
+    roofs = gpd.read_file(tmp_path / "roofs.gpkg")
+    assert list(roofs.count_coordinates()) == [5, 5, 5]
+    np.testing.assert_allclose(roofs["area_m2"], [100, 100, 30], rtol=0.02)
+
+
+def test_a_patch_too_large_to_separate_is_said(make_raster, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("roofkit.footprints.LARGEST", 99)
+    made = predictor(tmp_path)
+    made.settings = PredictArgs(separate=1)
+    targets = Targets(tmp_path / "m", vectors=tmp_path / "v.gpkg")
+    predict_raster(make_raster(bright_roofs()), made, targets, rasters=RasterArgs())
+    assert "scene.tif: 2 patches of roof are too large to be separated" in capsys.readouterr().err
 
 
 def test_an_empty_folder_of_scenes_counts_as_none(fake_model, make_raster, tmp_path):
@@ -280,6 +387,6 @@ def test_scenes_without_a_crs_get_masks_and_no_polygons(fake_model, make_raster,
     make_raster(bright_roofs(), "data/scenes/plain.tif", crs=None)
     line = [fake_model, "--data", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--quiet"]
     assert main(line) == 0
-    assert "plain.tif has no CRS: footprints.gpkg is not made" in capsys.readouterr().err
+    assert re.search(r"footprints\.gpkg is not made: .*plain\.tif: no CRS;", capsys.readouterr().err)
     assert (tmp_path / "results" / "map" / "plain.tif").is_file()
     assert not (tmp_path / "results" / "footprints.gpkg").exists()
