@@ -12,6 +12,7 @@ Needs keras-unet 0.1.2 (pip install --no-deps keras-unet) for the second half of
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -54,8 +55,8 @@ class Case:
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         for name in ("scenes", "labels"):
-            if self.source and not (data / name).exists():
-                (data / name).symlink_to((self.source / name).resolve())
+            if self.source:
+                shutil.copytree(self.source / name, data / name, dirs_exist_ok=True)
         for name in ("chip", "mask", "split") if self.source else ("download", "chip", "mask", "split"):
             stage(name, *self.options())
 

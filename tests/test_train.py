@@ -107,6 +107,23 @@ def uncompiled(request):
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.fixture(autouse=True)
+def unmeasured(request, monkeypatch):
+    """Without timing steps before the first epoch, which takes as long as an epoch; not for `measured` tests."""
+    from unet.backend import start_keras
+
+    start_keras()
+    from unet.learner import Learner
+
+    if "measured" not in request.fixturenames:
+        monkeypatch.setattr(Learner, "measure", lambda self, train, val: (0.01, 0.01))
+
+
+@pytest.fixture
+def measured():
+    """The test measures the speed of training, as users do."""
+
+
 @pytest.fixture
 def compiled():
     """The test compiles the network, as users do."""
@@ -137,7 +154,7 @@ class Project:
             "model_args": dict(
                 input_shape=[SIDE, SIDE, BANDS], num_layers=0, filters=4, upconv_filters=4, bachnorm_momentum=0.8
             ),
-            "training_args": dict(epochs=2, learning_rate=0.01, precision="float32"),
+            "training_args": dict(epochs=2, learning_rate=0.01, precision="float32", doctor=False),
         }
         self.model = folder / "results/results_4.h5"
 
@@ -454,6 +471,31 @@ def test_pretrained_without_a_checkpoint(project, capsys):
     assert "results_4.h5: no such file; expected a trained model" in capsys.readouterr().err
 
 
+# --------------------------------------------------------------------------------------------------------------- doctor
+
+
+def test_doctor_warns_before_training(project, capsys):
+    assert project.set(doctor=True, bachnorm_momentum=0.99, epochs=1).run() == 0
+    assert "warning: model_args.bachnorm_momentum: 0.99: after 2 steps 98% of the first" in capsys.readouterr().err
+
+
+def test_doctor_stops_a_network_that_is_beyond_help(project, capsys, monkeypatch):
+    from unet.learner import Learner
+
+    start_from = Learner.start_from
+
+    def dead(self, weights):
+        weights[-3] = weights[-3] * 0 - 100.0  # the biases before the last layer: a ReLU that is always 0
+        start_from(self, weights)
+
+    monkeypatch.setattr(Learner, "start_from", dead)
+    assert project.set(doctor=True).run() == 1
+    error = capsys.readouterr().err
+    assert "100% of the channels before the last layer have one value everywhere" in error
+    assert not project.model.exists()
+    assert project.set(doctor=False).run() == 0
+
+
 # ----------------------------------------------------------------------------------------------------------- logs, time
 
 
@@ -633,12 +675,13 @@ def test_wrong_usage(project):
         main(["--epochs", "0"])
 
 
-def test_progress_lines(project, capsys):
-    project.run()
+def test_progress_lines(project, capsys, measured):
     path = project.folder / "settings.json"
-    capsys.readouterr()
-    assert main(["--settings", str(path), "--overwrite"]) == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    path.write_text(json.dumps(project.values))
+    assert main(["--settings", str(path)]) == 0
+    error = capsys.readouterr().err
+    assert "an epoch on this machine" in error
+    lines = [line for line in error.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
     assert "s left" in lines[0]
     project.set(verbose=0)

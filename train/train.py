@@ -4,7 +4,8 @@ Reads  data/train_frames, data/train_masks, data/val_frames, data/val_masks
 Writes MODEL (.h5 or .keras; default: results/results_4.h5) and results/history.csv, one line for each epoch
        results/logs for TensorBoard, when training_args.tensorboard is true
 The model holds the scaling of pixels as its first layers, and the threshold and temperature that were best on the
-validation frames. Before it starts, train measures a few steps and says how long it will take.
+validation frames. Before it starts, train checks the data as doctor does, measures a few steps and says how long it
+will take; after the first epoch it checks the network, and stops where no further epoch could help.
 --resume continues a training that was stopped; without it, training starts over.
 """
 
@@ -206,10 +207,10 @@ def spread(batch_size: int) -> contextlib.AbstractContextManager[Any]:
 class Training:
     """One training run: the data, and the networks that learn from it."""
 
-    def __init__(self, settings: TrainSettings, paths: Paths, *, quiet: bool) -> None:
+    def __init__(self, settings: TrainSettings, paths: Paths, *, sample: int, quiet: bool) -> None:
         from unet.frames import find_pairs
 
-        self.settings, self.paths, self.quiet = settings, paths, quiet
+        self.settings, self.paths, self.sample, self.quiet = settings, paths, sample, quiet
         self.train_pairs = find_pairs(paths.train_frames, paths.train_masks, settings.extension)
         self.val_pairs = find_pairs(paths.val_frames, paths.val_masks, settings.extension)
 
@@ -234,6 +235,8 @@ class Training:
         from unet.learner import Learner
 
         self._load()
+        if self.settings.training.doctor:
+            self._check_data()
         preparation = self._preparation()
         self.learner = Learner(self.settings, preparation, spread(self.settings.data.batch_size))
         self._start(start)
@@ -253,6 +256,36 @@ class Training:
         check_statistics(self.statistics, self.paths.train_frames, self.paths.train_masks)
         check_statistics(self.val.measure(), self.paths.val_frames, self.paths.val_masks)
         self.train.augmentation = Augmentation(data, self.statistics)
+
+    def _check_data(self) -> None:
+        """Warn of what doctor finds in a second or two.
+
+        Raises:
+            RoofError: Every mask would be blank.
+        """
+        from unet.checks import quick_checks
+
+        warnings = quick_checks(
+            self.train, self.val, statistics=self.statistics, training=self.settings.training,
+            model=self.settings.model, sample=self.sample,
+        )  # fmt: skip
+        for finding in warnings:
+            say(f"warning: {finding.line()}")
+
+    def check_network(self, steps_left: int) -> None:
+        """Warn of what doctor finds in a network after its first epoch.
+
+        Raises:
+            RoofError: No further epoch can mend it.
+        """
+        from unet.model_checks import model_checks
+
+        momentum = self.settings.model.bachnorm_momentum
+        findings = model_checks(self.learner.network, self.train.batch(0), momentum=momentum, steps_left=steps_left)
+        for finding in findings:
+            if finding.status == "fail":
+                raise finding.error()
+            say(f"warning: {finding.line()}")
 
     def _preparation(self) -> Any:
         from unet.network import Preparation
@@ -353,7 +386,7 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
     check_suffix(model_path)
     name = model_path.name
     with Outputs(model_path.parent, "train", name=name, overwrite=run.overwrite) as outputs:
-        training = Training(settings, run.paths, quiet=run.quiet)
+        training = Training(settings, run.paths, sample=run.settings.doctor_args.sample, quiet=run.quiet)
         start, start_key = _pretrained(settings.training, run.paths.checkpoint, outputs)
         decisive = {**training.made_from(), "the model to start from": start_key}
         ending = [settings.training.epochs, settings.training.early_stopping]
@@ -412,6 +445,8 @@ def _learn(training: Training, model_path: Path, state: Resume, *, resume: bool)
         if rows and settings.schedule == "plateau":
             learner.base_rate = next_learning_rate(rows, settings.reduce_on_plateau)
         rows.append(training.run_epoch(len(rows) + 1, epochs))
+        if len(rows) == 1 and settings.doctor:
+            training.check_network(steps_left=len(training.train) * (epochs - 1))
         if best_row(rows) is rows[-1]:
             training.save(model_path, rows[-1])
         _write_history(training.paths.history, rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from roofkit.alignment import Fit, Scene, Shift
-from roofkit.checks import listed, metres, spread
+from roofkit.checks import ground_width, listed, spread
 from roofkit.findings import Finding, Status, failures, found, passed, skipped
 from roofkit.mask_checks import MaskFacts
 from roofkit.raster import Valid
@@ -50,6 +50,8 @@ def check_inputs(kind: str, inputs: Floats, valid: Valid, *, where: str | Path) 
     """
     check = f"network input: {kind}"
     values = inputs[valid]
+    if not len(values):
+        return skipped(check, "no valid pixel")
     mean, deviation = values.mean(axis=0), values.std(axis=0)
     measured = f"bands with mean {_range(mean)}, deviation {_range(deviation)}"
     low, high = deviation < SPREAD[0], deviation > SPREAD[1]
@@ -93,8 +95,8 @@ def _shift_finding(kind: str, shift: Shift, pair: Pair, size: tuple[int, ...]) -
     check, length = f"shift: {kind}", np.hypot(shift.rows, shift.cols)
     if not shift.sure or length < 2:
         return passed(check, f"outlines lie on image edges as they are by {shift.unmoved:.1f} deviations of chance")
-    width = metres(pair.frame)
-    ground = f" ({length * width:.1f} m)" if width else ""
+    width = ground_width(pair.frame)
+    ground = f" ({length * width / size[1]:.1f} m)" if width else ""
     measured = (
         f"masks lie {_way(shift)} of their roofs: {length:.0f} pixels of a frame of {size[0]} x {size[1]}{ground}"
     )

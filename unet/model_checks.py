@@ -122,34 +122,34 @@ class Trial:
 
     Args:
         name: The preparation.
-        iou: At the best threshold, as it predicts.
+        best: IoU at the best threshold, as it predicts.
+        used: IoU at its own threshold, as it predicts.
         skill: The same, 0 when everything is called a roof, 1 at best.
-        at_half: IoU at 0.5, as it predicts.
         trained: IoU at 0.5 with the windows' own batch statistics, as in training.
         ratio: How many times stored and measured variance differ, the median over channels of the worst layer.
     """
 
     name: str
-    iou: float
+    best: float
+    used: float
     skill: float
-    at_half: float
     trained: float
     ratio: float
 
     @property
     def differs(self) -> bool:
         """Whether it finds roofs with batch statistics, and loses them with the stored ones."""
-        return self.trained >= 0.3 and self.at_half < self.trained / 2
+        return self.trained >= 0.3 and self.used < self.trained / 2
 
 
-def try_out(probe: Probe, windows: Windows, name: str = AS_IS) -> Trial:
+def try_out(probe: Probe, windows: Windows, threshold: float = 0.5, name: str = AS_IS) -> Trial:
     """A network's answers on windows that are prepared in that way."""
     images = PREPARATIONS[name](windows.images)
     stored, own = (probe.answer(images, training=training)[windows.valid] for training in (False, True))
-    iou = best_threshold(stored, windows.truth)[1]
-    at_half, trained = (iou_at(answer, windows.truth, 0.5) for answer in (stored, own))
+    best, used = best_threshold(stored, windows.truth)[1], iou_at(stored, windows.truth, threshold)
     apart = [float(np.median(np.maximum(s / m, m / s))) for s, m in probe.variances(images)]
-    return Trial(name, iou, _skill(iou, windows.base), at_half, trained, max(apart, default=1.0))
+    skill, trained = _skill(used, windows.base), iou_at(own, windows.truth, 0.5)
+    return Trial(name, best, used, skill, trained, max(apart, default=1.0))
 
 
 def _skill(iou: float, base: float) -> float:
@@ -167,7 +167,7 @@ def expected_preparation(trials: Sequence[Trial]) -> Trial:
 def check_preparation(trials: Sequence[Trial], where: Path) -> Finding:
     """Whether a model wants pixels as the files hold them, which is what it gets in prediction."""
     best = expected_preparation(trials)
-    measured = ", ".join(f"{trial.name} IoU {trial.iou:.2f}" for trial in trials)
+    measured = "IoU at the best threshold: " + ", ".join(f"{trial.best:.2f} on {trial.name}" for trial in trials)
     if best is trials[0]:
         return passed("preparation", measured)
     expected = f"a model for {AS_IS}; this one was trained on {best.name}"
@@ -179,10 +179,10 @@ def check_modes(trial: Trial, has_norms: bool, where: str | Path) -> Finding:
     if not has_norms:
         return skipped("modes", "no batch normalisation")
     measured = (
-        f"IoU at 0.5 {trial.trained:.2f} with the frames' own statistics, {trial.at_half:.2f} with the stored ones; "
+        f"IoU {trial.trained:.2f} with the frames' own statistics, {trial.used:.2f} with the stored ones; "
         f"variances {trial.ratio:.3g} times apart"
     )
-    if not trial.differs or (trial.iou >= trial.trained / 2 and trial.ratio < FAR):
+    if not trial.differs or (trial.best >= trial.trained / 2 and trial.ratio < FAR):
         return passed("modes", measured)
     return found("modes", "batch_statistics", measured, where=where, expected="the same IoU in both")
 
@@ -239,7 +239,7 @@ def facts_of(loaded: LoadedModel) -> dict[str, Any]:
     return {name: getattr(loaded, name) for name in names}
 
 
-# ---------------------------------------------------------------------------------------------------------- a model
+# ------------------------------------------------------------------------------------------------------------- a model
 
 
 def examine_model(loaded: LoadedModel, samples: Sequence[Sample], path: Path) -> tuple[list[Finding], float]:
@@ -252,12 +252,14 @@ def examine_model(loaded: LoadedModel, samples: Sequence[Sample], path: Path) ->
     """
     try:
         probe = Probe(loaded.model, loaded.data_format)
-    except ValueError as error:
-        return [skipped("model", f"it takes frames of one size only ({error})")], 0.0
+    except (ValueError, TypeError):  # Keras has both for a layer whose weights hang on the size
+        return [skipped("model", "it takes frames of one size only")], 0.0
     few, many = cut_windows(samples, FEW), cut_windows(samples, len(samples))
-    trials = [try_out(probe, few)]
+    if not few.truth.any():
+        return [skipped("model", "no roofs in the frames")], 0.0
+    trials = [try_out(probe, few, loaded.threshold)]
     if not probe.prepares or trials[0].skill < LEARNT:
-        trials += [try_out(probe, few, name) for name in PREPARATIONS if name != AS_IS]
+        trials += [try_out(probe, few, loaded.threshold, name) for name in PREPARATIONS if name != AS_IS]
     best = expected_preparation(trials)
     findings = [
         _inputs(probe, few, trials[0].skill, path),
@@ -299,11 +301,14 @@ def model_checks(network: Any, batch: Batch, *, momentum: float, steps_left: int
     if not all(np.isfinite(array).all() for array in network.get_weights()):
         return [found("weights", "cannot_learn", "not finite", where="the network", expected="numbers")]
     windows, probe = cut_windows(samples, FEW), Probe(network)
+    if not windows.truth.any():
+        return []
+    inputs = check_inputs("training", probe.inputs(images), weights > 0, where="the network")
     findings = [
-        check_inputs("training", probe.inputs(images), weights > 0, where="the network"),
+        replace(inputs, status="warn") if inputs.status == "fail" else inputs,  # slow, but no reason to stop
         check_dead(probe, windows),
+        _late_statistics(probe, windows, momentum**steps_left),
     ]
-    findings.append(_late_statistics(probe, windows, momentum**steps_left))
     return [finding for finding in findings if finding.status in ("warn", "fail")]
 
 
@@ -313,7 +318,7 @@ def _late_statistics(probe: Probe, windows: Windows, left: float) -> Finding:
     late = [(left * s + (1 - left) * m) / m for s, m in probe.variances(windows.images)]
     ratio = max((float(np.median(np.maximum(r, 1 / r))) for r in late), default=1.0)
     measured = (
-        f"IoU {trial.trained:.2f} in training, {trial.at_half:.2f} in prediction; at the end {ratio:.3g} times apart"
+        f"IoU {trial.trained:.2f} in training, {trial.used:.2f} in prediction; at the end {ratio:.3g} times apart"
     )
     if not (trial.differs and ratio > HOPELESS):
         return passed("modes", measured)
