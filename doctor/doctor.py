@@ -173,7 +173,7 @@ def all_samples(frames: "RoofFrames") -> "list[Sample]":
 def generator(patient: Patient) -> Iterator[Finding]:
     """What the data generator yields, and what the first layer makes of it."""
     from roofkit.mask_checks import mask_facts
-    from unet.checks import check_batch, check_inputs, frame_preparation, prepare
+    from unet.checks import check_batch, check_frames, frame_preparation
     from unet.datagen import KerasFrames
 
     data = patient.settings.load_dataset_args
@@ -182,8 +182,7 @@ def generator(patient: Patient) -> Iterator[Finding]:
         source = frames if data.custom else KerasFrames(frames.pairs, data, num_classes=frames.num_classes)
         batch = source.batch(0)
         yield from check_batch(kind, batch, [mask_facts(pair.mask) for pair in source.pairs[: len(batch[0])]])
-        inputs = prepare(batch[0], preparation)
-        yield check_inputs(kind, inputs, batch[2] > 0, where=patient.folders[kind][0])
+        yield check_frames(kind, all_samples(frames), preparation, patient.folders[kind][0])
 
 
 def network(patient: Patient) -> Iterator[Finding]:
@@ -330,10 +329,10 @@ def doctor(options: argparse.Namespace) -> int:
         findings.append(finding)
         if not run.quiet:
             show(finding)
-    if all(finding.status == "skip" for finding in findings if finding.check != "environment"):
+    failed = failures(findings)
+    if not failed and all(finding.status == "skip" for finding in findings if finding.check != "environment"):
         advice = "Name a model or masks, or another folder with --data."
         raise MissingInputError(run.paths.data, "no imagery, frames or masks", "something to look at", advice)
-    failed = failures(findings)
     if options.json:
         report = DoctorReport(findings, len(failed), sum(finding.status == "warn" for finding in findings))
         line = {"stage": "doctor", "seconds": round(time.monotonic() - started, 3), **dataclasses.asdict(report)}

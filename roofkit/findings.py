@@ -81,6 +81,11 @@ CAUSES = {
         "Lower training_args.learning_rate, or use the model_args of settings.json.",
         SettingsError,
     ),
+    "unlearnt": Cause(
+        "The model has not learnt to tell roofs from the rest.",
+        "Train longer, or on more frames; see whether checks above say why.",
+        BadInputError,
+    ),
     "dead_units": Cause(
         "The last layers give the same value at every pixel, and a ReLU that is always 0 learns no more.",
         "Train again with another training_args.seed, a lower learning_rate or more model_args.filters.",

@@ -56,7 +56,7 @@ def mask_facts(path: Path) -> MaskFacts:
     try:
         with gdal_env(), rasterio.open(path) as src:
             for window in windows(src.height, src.width, WINDOW):
-                part = src.read(window=window)
+                part = np.where(src.read_masks(window=window) != 0, src.read(window=window), 0)  # invalid: no roof
                 pixels, roofs = pixels + part.size, roofs + int(np.count_nonzero(part > 0))
                 found = np.unique(part)
                 values.update(found[:SHOWN].tolist(), found[-1:].tolist())

@@ -170,7 +170,7 @@ class TrainingArgs(Block):
     validation_steps: Positive | None = Field(None, description="null: every frame once")
     verbose: Literal[0, 1, 2] = 1
     minutes: Annotated[float, Field(gt=0.0)] | None = Field(
-        None, description="at most so long: as many epochs as fit, by the steps measured before the start"
+        None, description="at most so long: as many epochs as fit, planned anew after each at the pace of the last ones"
     )
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.001
     schedule: Literal["plateau", "cosine", "constant"] = Field(

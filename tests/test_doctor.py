@@ -206,9 +206,9 @@ def test_labels_and_masks_that_differ(make_raster, tmp_path):
     whole = np.zeros((8, 8), "uint8")
     whole[:4, :4] = 255
     frame = make_raster(np.zeros((8, 8), "uint8"), "a.tif")
-    for mask, causes in ((whole, [None, None]), (whole[::-1, ::-1], [None, "other_labels"]), (whole * 0, [None, MISS])):
-        path = make_raster(mask, "m/a.tif")
-        assert [finding.cause_id for finding in check_labels(labels, [frame], {"a": path})] == causes
+    for pixels, cause in ((whole, None), (whole[::-1, ::-1], "other_labels"), (whole * 0, MISS)):
+        findings = check_labels(labels, [frame], {"a": make_raster(pixels, "m/a.tif")})
+        assert [finding.cause_id for finding in findings] == [None, cause]
     assert only(check_labels(some_labels(tmp_path, shapely.box(0, 0, 1, 1)), [frame], {})).cause_id == MISS
     nowhere = make_raster(np.zeros((8, 8), "uint8"), "b.tif", crs=None)
     assert only(check_labels(labels, [nowhere], {})).status == "skip"
@@ -272,6 +272,11 @@ def test_masks_against_truth_and_model(make_raster, array, model_iou, cause):
     truth = {"scene": make_raster(MASK, "truth/scene.tif")}
     assert only(check_score([make_raster(array)], truth, model_iou)).cause_id == cause
     assert list(check_score([make_raster(array, "other.tif")], truth, model_iou)) == []
+
+
+def test_what_is_invalid_in_a_mask_does_not_count(make_raster):
+    facts = mask_facts(make_raster(np.array([[0, 255], [99, 255]], "uint8"), nodata=99))
+    assert (facts.values, facts.roof) == ((0, 255), 0.5)
 
 
 def test_files_that_are_no_masks(tmp_path):
@@ -407,7 +412,7 @@ def test_dead_units():
 def test_threshold_of_answers():
     windows = views()
     good = np.where(windows.roof, 0.3, 0.1).astype("float32")
-    answers = [(good, 0.2, None), (good, 0.5, "threshold"), (good * 0 + 0.1, 0.5, "cannot_learn"), (good, 0.25, None)]
+    answers = [(good, 0.2, None), (good, 0.5, "threshold"), (good * 0 + 0.1, 0.5, "unlearnt"), (good, 0.25, None)]
     for answer, threshold, cause in answers:
         assert check_threshold(answer, windows, threshold, 0.3, Path("m.h5")).cause_id == cause
     assert check_threshold(good * 0, windows, 0.5, 0.01, Path("m.h5")).cause_id == "imbalance"
@@ -500,6 +505,9 @@ def test_little_space_and_an_idle_gpu(tmp_path, monkeypatch):
 
 def prepare_real(tmp_path, scenes, labels, settings):
     """Chips, masks and frames of real imagery, as the stages make them; the options of all of them."""
+    if isinstance(settings, dict):
+        (tmp_path / "settings.json").write_text(json.dumps(settings))
+        settings = tmp_path / "settings.json"
     for source, name in ((scenes, "scenes"), (labels, "labels")):
         shutil.copytree(source, tmp_path / "data" / name)
     options = ["--settings", str(settings), "--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
@@ -508,7 +516,14 @@ def prepare_real(tmp_path, scenes, labels, settings):
     return options
 
 
+RGB = {
+    "path_args": {"labels": "labels"},
+    "load_dataset_args": {"target_size": [128, 128]},
+    "model_args": {"input_shape": [128, 128, 3], "num_layers": 3, "filters": 16, "upconv_filters": 24},
+    "chip_args": {"size": [128, 128]},
+}
 REAL = {
+    "rio in colour": ("spacenet1_rio/3band", "spacenet1_rio/vectorData/geoJson", RGB),
     "banepa": ("banepa/scenes", "banepa/labels", ROOT / "bench/banepa.json"),
     "rio": ("spacenet1_rio/8band", "spacenet1_rio/vectorData/geoJson", ROOT / "bench/spacenet1.json"),
 }

@@ -377,11 +377,14 @@ def test_12_shifted_labels(project, capsys, rows, cols):
 
 
 @pytest.mark.parametrize(
-    ("training", "activation", "cause"), [({"learning_rate": 1e-7}, "relu", "cannot_learn"), ({}, "zero", "dead_units")]
+    ("block", "options", "cause"),
+    [
+        ("training_args", {"learning_rate": 1e-7}, "cannot_learn"),
+        ("model_args", {"kernel_initializer": "zeros"}, "dead_units"),
+    ],
 )
-def test_a_network_that_cannot_learn(project, capsys, monkeypatch, training, activation, cause):
-    monkeypatch.setattr(keras.activations, "relu", lambda x, **more: x * 0 if activation == "zero" else x)
-    project.values["training_args"] |= training
+def test_a_network_that_cannot_learn(project, capsys, block, options, cause):
+    project.values[block] |= options
     project.values["doctor_args"]["overfit_steps"] = 5
     assert causes(project.doctor(capsys)[1]) == {cause}
 

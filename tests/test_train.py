@@ -17,7 +17,17 @@ from conftest import real
 
 import train.train as stage
 from roofkit.settings import LoadDatasetArgs, TrainingArgs
-from train.train import base_rate_bias, best_row, forecast, history_text, is_over, main, next_learning_rate, waited
+from train.train import (
+    base_rate_bias,
+    best_row,
+    forecast,
+    history_text,
+    is_over,
+    main,
+    next_learning_rate,
+    replanned,
+    waited,
+)
 from unet.backend import best_precision
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,14 +82,22 @@ def test_learning_rate_halves_on_a_plateau_and_waits_again():
     assert next_learning_rate(rows(0.4, *[0.1] * 9), None) == 0.1
 
 
-def test_training_is_over_after_patience_all_epochs_or_the_time():
+def test_training_is_over_after_patience_or_all_epochs():
     assert not is_over([], TrainingArgs(), 1)
     assert is_over(rows(0.4), TrainingArgs(), 1)
     assert is_over(rows(0.4, 0.3, 0.3), TrainingArgs(early_stopping=2), 9)
     assert not is_over(rows(0.4, 0.3, 0.3), TrainingArgs(early_stopping=3), 9)
     assert not is_over(rows(0.4, 0.3, 0.3), TrainingArgs(early_stopping=None), 9)
-    assert is_over(rows(0.4, 0.5), TrainingArgs(minutes=0.09), 9)  # 4 s spent, 2 s more would be 6 of 5.4
-    assert not is_over(rows(0.4, 0.5), TrainingArgs(minutes=0.1), 9)
+
+
+def test_a_time_limit_is_planned_anew_after_each_epoch():
+    assert replanned(rows(0.4, 0.5), TrainingArgs(), 9) == 9
+    assert replanned([], TrainingArgs(minutes=1), 9) == 9
+    assert replanned(rows(0.4, 0.5), TrainingArgs(minutes=0.09), 9) == 2  # 4 s spent; 1.4 s left, 2 s an epoch
+    assert replanned(rows(0.4, 0.5), TrainingArgs(minutes=0.1), 9) == 3
+    assert replanned(rows(0.4, 0.5), TrainingArgs(minutes=10, epochs=50), 9) == 50
+    slow = [{**row, "seconds": 30.0} for row in rows(0.1)]
+    assert replanned([*slow, *rows(0.4, 0.5, 0.5)], TrainingArgs(minutes=1), 9) == 4 + 12  # at the last three's pace
 
 
 def test_the_forecast_advises_only_when_days_are_at_stake():
@@ -522,6 +540,8 @@ def test_logs_for_tensorboard_begin_anew_with_each_training(project):
 
 def test_minutes_plan_the_epochs_and_the_plan_outlives_a_stop(project, monkeypatch, capsys):
     from unet.learner import Learner
+
+    monkeypatch.setattr(stage, "replanned", lambda rows, settings, planned: planned)
 
     monkeypatch.setattr(Learner, "measure", lambda self, train, val: (2.0, 1.0))  # 2 steps and 1: 5 s an epoch
     project.set(minutes=0.3, epochs=50, schedule="cosine", verbose=2)

@@ -104,14 +104,21 @@ def next_learning_rate(rows: Sequence[Row], patience: int | None) -> float:
     return rate / 2 if patience and stale >= patience else rate
 
 
+def replanned(rows: Sequence[Row], settings: TrainingArgs, planned: int) -> int:
+    """Epochs to plan for after these: with a time limit, as many as fit at the pace of the last three."""
+    if settings.minutes is None or not rows:
+        return planned
+    pace = sum(row["seconds"] for row in rows[-3:]) / len(rows[-3:])
+    left = settings.minutes * 60 - sum(row["seconds"] for row in rows)
+    return max(len(rows), min(settings.epochs, len(rows) + int(left / max(pace, 1e-9))))
+
+
 def is_over(rows: Sequence[Row], settings: TrainingArgs, epochs: int) -> bool:
-    """Whether training ends here: `epochs` done, patience at its end, or no time for another epoch."""
+    """Whether training ends here: `epochs` done, or patience at its end."""
     if not rows:
         return False
-    spent = sum(row["seconds"] for row in rows)
-    late = settings.minutes is not None and spent + spent / len(rows) > settings.minutes * 60
     stale = settings.early_stopping is not None and waited(rows) >= settings.early_stopping
-    return late or stale or rows[-1]["epoch"] >= epochs
+    return stale or rows[-1]["epoch"] >= epochs
 
 
 def forecast(epoch_seconds: float, epochs: int, data: LoadDatasetArgs) -> str:
@@ -433,7 +440,7 @@ def _learn(training: Training, model_path: Path, state: Resume, *, resume: bool)
     rows: list[Row] = []
     if resume:
         rows, planned = state.load(learner.restore)
-        epochs = planned if planned and settings.minutes else epochs
+        epochs = replanned(rows, settings, planned or epochs)
     if rows and not model_path.is_file():
         advice = "Put it back, or train without --resume."
         raise MissingInputError(model_path, "no such file", "the best epoch of the stopped training", advice)
@@ -455,6 +462,7 @@ def _learn(training: Training, model_path: Path, state: Resume, *, resume: bool)
             _log(logs, rows[-1])
         if settings.verbose and not training.quiet:
             say(progress_line(rows, epochs))
+        epochs = replanned(rows, settings, epochs)
     state.remove()
     return rows
 

@@ -12,7 +12,7 @@ from roofkit.mask_checks import MaskFacts
 from roofkit.raster import Valid
 from roofkit.settings import ModelArgs, TrainingArgs
 from unet.datagen import Batch, RoofFrames
-from unet.frames import FrameStatistics, Image, Pair, Sample
+from unet.frames import FrameStatistics, Pair, Sample
 from unet.network import Preparation
 from unet.probe import Floats
 
@@ -66,10 +66,11 @@ def _range(values: Floats) -> str:
     return f"{values.min():.3g} to {values.max():.3g}"
 
 
-def prepare(images: Image, preparation: Preparation) -> Floats:
-    """What the preparation layers make of the file's values."""
+def check_frames(kind: str, samples: Sequence[Sample], preparation: Preparation, where: Path) -> Finding:
+    """The same for frames as they will be prepared: every fourth pixel, of all, since some may be black."""
+    images, valid = (np.concatenate([getattr(s, name)[::4, ::4] for s in samples]) for name in ("image", "valid"))
     scaled = (images * (preparation.rescale or 1.0) - np.asarray(preparation.mean)) / np.asarray(preparation.std)
-    return np.asarray(scaled, np.float32)
+    return check_inputs(kind, scaled, valid, where=where)
 
 
 def check_alignment(kind: str, samples: Sequence[Sample], pairs: Sequence[Pair]) -> Iterator[Finding]:
@@ -155,17 +156,12 @@ def quick_checks(
         numbers = spread(range(len(frames.pairs)), max(1, sample // 2))
         samples = [frames.sample(number) for number in numbers]
         findings += check_batch(kind, frames.batch(0))
-        findings.append(_inputs_of(kind, samples, preparation, frames.pairs[0].frame.parent))
+        findings.append(check_frames(kind, samples, preparation, frames.pairs[0].frame.parent))
         findings += check_alignment(kind, samples, [frames.pairs[number] for number in numbers])
     findings += check_plan(statistics, len(train) * training.epochs, training, model, train.settings.roof_balance)
     for failure in failures(findings):
         raise failure.error()
     return [finding for finding in findings if finding.status == "warn"]
-
-
-def _inputs_of(kind: str, samples: Sequence[Sample], preparation: Preparation, where: Path) -> Finding:
-    images, valid = (np.concatenate([getattr(s, name)[::4, ::4] for s in samples]) for name in ("image", "valid"))
-    return check_inputs(kind, prepare(images, preparation), valid, where=where)
 
 
 def check_plan(

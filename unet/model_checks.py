@@ -208,8 +208,8 @@ def check_threshold(answer: Any, windows: Windows, threshold: float, roof_share:
     useful, rare = _skill(best_iou, windows.base) >= LEARNT, roof_share < RARE
     if useful and used >= best_iou / 2:
         return passed("threshold", measured)
-    status: Status = "fail" if useful or used < 0.01 else "warn"
-    cause = "threshold" if useful else "cannot_learn"
+    status: Status = "fail" if useful or used < 0.01 or marked > 0.99 else "warn"
+    cause = "threshold" if useful else "unlearnt"
     if rare and (marked == 0 or not useful):
         cause = "imbalance"
     expected = f"a threshold near {best:.3g}" if useful else "probabilities that tell roofs"
