@@ -436,7 +436,7 @@ def test_quick_checks_stop_where_masks_are_of_other_frames(project):
 
 def test_quick_checks_stop_where_labels_are_shifted(project):
     project.label(10, 0)
-    with pytest.raises(MismatchError, match="masks lie 10 below of their roofs: 10 pixels"):
+    with pytest.raises(MismatchError, match="masks lie 10 rows down from their roofs: 10 pixels"):
         quick(project)
 
 

@@ -99,7 +99,7 @@ def _shift_finding(kind: str, shift: Shift, pair: Pair, size: tuple[int, ...]) -
     width = ground_width(pair.frame)
     ground = f" ({length * width / size[1]:.1f} m)" if width else ""
     measured = (
-        f"masks lie {_way(shift)} of their roofs: {length:.0f} pixels of a frame of {size[0]} x {size[1]}{ground}"
+        f"masks lie {_way(shift)} from their roofs: {length:.0f} pixels of a frame of {size[0]} x {size[1]}{ground}"
     )
     status: Status = "fail" if shift.iou < 0.5 and length >= 3 else "warn"
     expected = f"less than that; a perfect network would reach IoU {shift.iou:.2f}"
@@ -109,9 +109,9 @@ def _shift_finding(kind: str, shift: Shift, pair: Pair, size: tuple[int, ...]) -
 
 
 def _way(shift: Shift) -> str:
-    down = f"{abs(shift.rows)} {'below' if shift.rows > 0 else 'above'}" if shift.rows else ""
-    right = f"{abs(shift.cols)} {'right' if shift.cols > 0 else 'left'}" if shift.cols else ""
-    return " and ".join(filter(None, (down, right)))
+    rows = f"{abs(shift.rows)} rows {'down' if shift.rows > 0 else 'up'}" if shift.rows else ""
+    cols = f"{abs(shift.cols)} columns {'right' if shift.cols > 0 else 'left'}" if shift.cols else ""
+    return " and ".join(filter(None, (rows, cols)))
 
 
 def _fit_finding(kind: str, fit: Fit, pairs: Sequence[Pair]) -> Finding:
