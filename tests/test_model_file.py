@@ -48,7 +48,9 @@ def test_round_trip(tmp_path, suffix, caplog, capfd):
     assert (loaded.band_names, loaded.data_format) == (("red", "nir"), "channels_last")
     assert (loaded.num_classes, loaded.channels) == (1, 2)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert not caplog.records
+    assert not [
+        record for record in caplog.records if "retracing" not in record.getMessage()
+    ]  # that is TensorFlow's own
     assert "legacy" not in "".join(capfd.readouterr())
 
 

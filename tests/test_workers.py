@@ -73,12 +73,13 @@ def test_a_pickled_error_keeps_its_line(kind):
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from roofkit.workers import map_items
 def wait(number):
     open(f"{sys.argv[1]}/{number}", "w").close()
     time.sleep(60)
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
     list(map_items(wait, range(4), workers=2))
 """
 
