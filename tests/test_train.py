@@ -1,5 +1,6 @@
 """train: learns, keeps the best epoch, repeats exactly, goes on where it was stopped, and says what is wrong."""
 
+import contextlib
 import csv
 import json
 import os
@@ -299,21 +300,28 @@ class Stop(BaseException):
     pass
 
 
-def test_resumed_training_is_bit_equal_to_an_uninterrupted_one(project, monkeypatch, compiled):
-    project.set(epochs=4, reduce_on_plateau=1)
-    assert project.run() == 0
-    whole, lines = project.weights(), project.history()
+@contextlib.contextmanager
+def stopped_at(last):
+    """A training that begins inside is stopped before that epoch."""
     run_epoch = stage.Training.run_epoch
 
     def stop(self, epoch, epochs):
-        if epoch == 3:
+        if epoch == last:
             raise Stop
         return run_epoch(self, epoch, epochs)
 
-    monkeypatch.setattr(stage.Training, "run_epoch", stop)
-    with pytest.raises(Stop):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.Training, "run_epoch", stop)
+        with pytest.raises(Stop):
+            yield
+
+
+def test_resumed_training_is_bit_equal_to_an_uninterrupted_one(project, compiled):
+    project.set(epochs=4, reduce_on_plateau=1)
+    assert project.run() == 0
+    whole, lines = project.weights(), project.history()
+    with stopped_at(3):
         project.run("--overwrite")
-    monkeypatch.undo()
     assert project.model.with_suffix(".resume.npz").is_file()
     assert project.run("--resume") == 0
     assert equal(project.weights(), whole)
@@ -322,19 +330,10 @@ def test_resumed_training_is_bit_equal_to_an_uninterrupted_one(project, monkeypa
 
 
 @pytest.fixture
-def stopped(project, monkeypatch):
+def stopped(project):
     """A project whose training was stopped after its first epoch."""
-    run_epoch = stage.Training.run_epoch
-
-    def stop(self, epoch, epochs):
-        if epoch == 2:
-            raise Stop
-        return run_epoch(self, epoch, epochs)
-
-    monkeypatch.setattr(stage.Training, "run_epoch", stop)
-    with pytest.raises(Stop):
+    with stopped_at(2):
         project.run()
-    monkeypatch.setattr(stage.Training, "run_epoch", run_epoch)
     return project
 
 
@@ -543,20 +542,12 @@ def test_minutes_plan_the_epochs_and_the_plan_outlives_a_stop(project, monkeypat
 
     monkeypatch.setattr(stage, "replanned", lambda rows, settings, planned: planned)
 
-    monkeypatch.setattr(Learner, "measure", lambda self, train, val: (2.0, 1.0))  # 2 steps and 1: 5 s an epoch
+    monkeypatch.setattr(
+        Learner, "measure", lambda self, train, val: (2.0, 1.0)
+    )  # 2 steps and 1: 5 s an epoch, 3 in 18 s
     project.set(minutes=0.3, epochs=50, schedule="cosine", verbose=2)
-    run_epoch = stage.Training.run_epoch
-
-    def stop(self, epoch, epochs):
-        assert epochs == 3  # 18 s
-        if epoch == 2:
-            raise Stop
-        return run_epoch(self, epoch, epochs)
-
-    monkeypatch.setattr(stage.Training, "run_epoch", stop)
-    with pytest.raises(Stop):
+    with stopped_at(2):
         project.run()
-    monkeypatch.setattr(stage.Training, "run_epoch", run_epoch)
     monkeypatch.setattr(Learner, "measure", lambda self, train, val: (20.0, 1.0))  # a busy machine plans fewer
     assert project.run("--resume") == 0
     assert len(project.history()) == 3
@@ -576,16 +567,8 @@ def test_what_else_can_be_set(project, changes):
     assert len(project.history()) == 2
 
 
-def test_resume_of_a_cosine_with_other_epochs(project, monkeypatch, capsys):
-    run_epoch = stage.Training.run_epoch
-
-    def stop(self, epoch, epochs):
-        if epoch == 2:
-            raise Stop
-        return run_epoch(self, epoch, epochs)
-
-    monkeypatch.setattr(stage.Training, "run_epoch", stop)
-    with pytest.raises(Stop):
+def test_resume_of_a_cosine_with_other_epochs(project, capsys):
+    with stopped_at(2):
         project.set(schedule="cosine").run()
     assert project.set(epochs=5).run("--resume") == 1
     assert "training_args.epochs: 5, and 2 when training was stopped" in capsys.readouterr().err
