@@ -373,6 +373,7 @@ def test_starting_over_says_so(stopped, capsys):
     "changes",
     [
         dict(precision="mixed_bfloat16"),
+        dict(precision="mixed_float16", schedule="cosine", warmup=0.1),
         dict(num_classes=2),
         dict(loss="dice", steps_per_epoch=1, validation_steps=1),
         dict(data_format="channels_first", input_shape=[BANDS, SIDE, SIDE]),
