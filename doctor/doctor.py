@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from roofkit.cli import DONE, FAILED, Run, checked, say, stage_parser, start_run
 from roofkit.errors import MissingInputError, RoofError, SettingsError
 from roofkit.findings import Finding, failures, found, from_error, passed, skipped
-from roofkit.paths import find_labels
+from roofkit.paths import find_labels, holds_files
 
 if TYPE_CHECKING:
     from unet.datagen import RoofFrames
@@ -64,8 +64,8 @@ class Patient:
             "training": (paths.train_frames, paths.train_masks),
             "validation": (paths.val_frames, paths.val_masks),
         }
-        held = {kind: pair for kind, pair in kinds.items() if all(map(_holds_files, pair))}
-        return held or ({"chips": (paths.chips, paths.masks)} if _holds_files(paths.masks) else {})
+        held = {kind: pair for kind, pair in kinds.items() if all(map(holds_files, pair))}
+        return held or ({"chips": (paths.chips, paths.masks)} if holds_files(paths.masks) else {})
 
     @cached_property
     def pairs(self) -> "dict[str, list[Pair]]":
@@ -83,10 +83,6 @@ class Patient:
         data, classes = self.settings.load_dataset_args, self.settings.model_args.num_classes
         chosen = {kind: spread(pairs, self.sample) for kind, pairs in self.pairs.items()}
         return {kind: RoofFrames(pairs, data, num_classes=classes) for kind, pairs in chosen.items()}
-
-
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
@@ -112,7 +108,7 @@ def rasters(patient: Patient) -> Iterator[Finding]:
 
     folders = {"scenes": patient.paths.scenes} | {kind: two[0] for kind, two in patient.folders.items()}
     for kind, folder in folders.items():
-        if not _holds_files(folder):
+        if not holds_files(folder):
             yield skipped(f"rasters: {kind}", f"no {folder}")
             continue
         files = raster_files(folder, "tif" if kind == "scenes" else patient.extension)
@@ -148,7 +144,7 @@ def labels(patient: Patient) -> Iterator[Finding]:
     chosen = patient.settings.mask_args
     roofs = read_labels(path, where=chosen.where, ignore=chosen.ignore, layer=chosen.layer)
     files = [frame for two in patient.folders.values() for frame in raster_files(two[0], patient.extension)]
-    if not files and _holds_files(patient.paths.scenes):
+    if not files and holds_files(patient.paths.scenes):
         files = raster_files(patient.paths.scenes)
     drawn = [pair.mask for frames in patient.frames.values() for pair in frames.pairs] if patient.readable else []
     if files:
@@ -231,7 +227,7 @@ def written(patient: Patient) -> Iterator[Finding]:
     from roofkit.mask_checks import check_score, check_written_masks, mask_facts, masks_by_name
     from roofkit.pairs import mask_files
 
-    sources = patient.masks or [path for path in (patient.paths.predictions, patient.paths.map) if _holds_files(path)]
+    sources = patient.masks or [path for path in (patient.paths.predictions, patient.paths.map) if holds_files(path)]
     if not sources:
         yield skipped("masks written", f"nothing predicted in {patient.paths.results}")
     truth = masks_by_name(patient.paths.val_masks) if patient.readable else {}

@@ -31,6 +31,7 @@ from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
 from roofkit.footprints import Footprints, FootprintTracer, gather, pixel_metres, to_footprints
 from roofkit.pairs import by_stem
+from roofkit.paths import holds_files
 from roofkit.raster import (
     BLOCK,
     all_valid,
@@ -429,11 +430,11 @@ def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run)
     """The validation frames, then the scenes, of the project; either may be absent."""
     paths, own = run.paths, options.probabilities
     reports: list[PredictReport] = []
-    if _holds_files(paths.val_frames):
+    if holds_files(paths.val_frames):
         frames = raster_files(paths.val_frames, run.settings.extension_args.extension)
         probabilities = (paths.probabilities, *([own / paths.predictions.name] if own else []))
         reports.append(predict_rasters(frames, Targets(paths.predictions, probabilities), predictor, run=run))
-    if _holds_files(paths.scenes):
+    if holds_files(paths.scenes):
         scenes = raster_files(paths.scenes)
         probabilities = (own / paths.map.name,) if own else ()
         targets = Targets(paths.map, probabilities, options.vectors or _footprints(scenes, paths.footprints))
@@ -442,10 +443,6 @@ def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run)
         found = f"neither {paths.val_frames.name} nor {paths.scenes.name}"
         raise MissingInputError(paths.data, found, "frames or scenes", "Name what to predict: MODEL SRC DST.")
     return both(*reports) if len(reports) == 2 else reports[0]
-
-
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _footprints(scenes: list[Path], path: Path) -> Path | None:

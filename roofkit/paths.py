@@ -87,6 +87,11 @@ def _inside(folder: Path, folder_name: str, name: str) -> Path:
     return folder / path
 
 
+def holds_files(folder: Path) -> bool:
+    """Whether it is a folder with anything in it but hidden files."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
 def find_labels(path: Path) -> Path:
     """The label file or folder that settings name, or the only vector file beside it.
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from roofkit.cli import DONE, checked, say, stage_parser, start_run
 from roofkit.errors import MissingInputError
-from roofkit.paths import ROOT, Paths, find_labels
+from roofkit.paths import ROOT, Paths, find_labels, holds_files
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def exists(name: str, paths: Paths) -> bool:
         with contextlib.suppress(MissingInputError):
             return find_labels(path).exists()
         return False
-    return path.is_file() or (path.is_dir() and any(not child.name.startswith(".") for child in path.iterdir()))
+    return path.is_file() or holds_files(path)
 
 
 def complete(wanted: set[str], paths: Paths) -> dict[str, str]:
