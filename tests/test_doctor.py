@@ -418,6 +418,32 @@ def test_threshold_of_answers():
     assert check_threshold(good * 0, windows, 0.5, 0.01, Path("m.h5")).cause_id == "imbalance"
 
 
+@pytest.mark.parametrize(
+    ("scale", "share", "trainable", "expected"),
+    [
+        (1.0, 0.2, True, {"unlearnt"}),  # right scale, but it knows no roof from another pixel
+        (1.0, 0.2 / 255, True, {"masks_scaled"}),
+        (1 / 65535 / 255, 0.2 / 255, True, {"images_scaled", "masks_scaled"}),
+        (1 / 65535 / 255, 0.2 / 255, False, {"images_scaled", "unlearnt"}),  # nothing tells what scale it was taught
+    ],
+)
+def test_why_a_model_has_not_learnt(scale, share, trainable, expected):
+    rng = np.random.default_rng(0)
+    deviation = 1 if scale == 1 else 300
+    roof = np.zeros((4, 16, 16), bool)
+    roof[:, 2:9, 3:10] = True
+    images = rng.normal(3 * deviation, deviation, (4, 16, 16, 2)).astype("float32")
+    norm = layers.BatchNormalization(epsilon=1e-14, trainable=trainable)
+    model = net(norm)
+    norm.moving_mean.assign(np.full(2, 3 * deviation * scale))
+    norm.moving_variance.assign(np.full(2, (deviation * scale) ** 2))
+    model.layers[-1].set_weights([np.full((1, 1, 2, 1), 1e-3), np.log([share / (1 - share)])])
+    loaded = LoadedModel(model, 0.5, (16, 16), (16, 16), (), "channels_last", 1, 2)
+    samples = [Sample(image, mask, np.ones_like(mask)) for image, mask in zip(images, roof)]
+    findings = examine_model(loaded, samples, Path("m.h5"))[0]
+    assert {finding.cause_id for finding in findings if finding.status == "fail"} == expected
+
+
 def test_saving_and_loading(monkeypatch):
     model = net(layers.Conv2D(2, 3, padding="same"))
     facts = {"threshold": 0.5, "frame_size": [16, 16], "band_names": [], "data_format": "channels_last"}

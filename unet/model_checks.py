@@ -25,6 +25,7 @@ EVERY = 10  # steps between two looks at whether a network has learnt by heart
 LEARNT = 0.2  # share of the way from calling everything a roof to a perfect IoU
 FAR = 3.0  # times that stored and measured variance may differ
 HOPELESS = 100.0  # the same, where the epochs that are left cannot mend it
+FAINT = 20.0  # times that probabilities may be below the share of roof; masks of 1/255 make it 255
 TINY = 1e-12  # keeps a division by 0 away
 ALIKE = 1e-5  # difference of two probabilities that is only rounding
 AS_IS = "the file's own values"
@@ -127,6 +128,7 @@ class Trial:
         skill: The same, 0 when everything is called a roof, 1 at best.
         trained: IoU at 0.5 with the windows' own batch statistics, as in training.
         ratio: How many times stored and measured variance differ, the median over channels of the worst layer.
+        mean: Probability, as it predicts.
     """
 
     name: str
@@ -135,6 +137,7 @@ class Trial:
     skill: float
     trained: float
     ratio: float
+    mean: float
 
     @property
     def differs(self) -> bool:
@@ -149,7 +152,7 @@ def try_out(probe: Probe, windows: Windows, threshold: float = 0.5, name: str = 
     best, used = best_threshold(stored, windows.truth)[1], iou_at(stored, windows.truth, threshold)
     apart = [float(np.median(np.maximum(s / m, m / s))) for s, m in probe.variances(images)]
     skill, trained = _skill(used, windows.base), iou_at(own, windows.truth, 0.5)
-    return Trial(name, best, used, skill, trained, max(apart, default=1.0))
+    return Trial(name, best, used, skill, trained, max(apart, default=1.0), float(stored.mean()))
 
 
 def _skill(iou: float, base: float) -> float:
@@ -271,11 +274,33 @@ def examine_model(loaded: LoadedModel, samples: Sequence[Sample], path: Path) ->
     if {finding.check for finding in findings if finding.status == "fail"} <= {"preparation"}:
         answer = probe.answer(PREPARATIONS[best.name](many.images))
         share = float(np.mean([sample.roof.mean() for sample in samples]))
-        findings.append(check_threshold(answer, many, loaded.threshold, share, path))
+        finding = check_threshold(answer, many, loaded.threshold, share, path)
+        if finding.cause_id == "unlearnt":
+            findings[0] = _blamed(findings[0])
+            faint = _faint(trials, share) if probe.norms else None
+            finding = finding if faint is None else check_faint(faint, share, path)
+        findings.append(finding)
         iou = iou_at(answer[many.valid], many.truth, loaded.threshold)
     else:
         findings.append(skipped("threshold", "what it rests on has failed"))
     return [*findings, check_saved(loaded.model, facts_of(loaded), few, loaded.data_format)], iou
+
+
+def _blamed(inputs: Finding) -> Finding:
+    """The finding on a network's inputs, when the network has learnt nothing: what was only odd is why."""
+    return replace(inputs, status="fail") if inputs.status == "warn" else inputs
+
+
+def _faint(trials: Sequence[Trial], share: float) -> Trial | None:
+    """The first trial that suits the stored statistics, if its probabilities are far below the share of roof."""
+    fitting = next((trial for trial in trials if trial.ratio < FAR), None)
+    return fitting if fitting and fitting.mean < share / FAINT else None
+
+
+def check_faint(trial: Trial, share: float, where: Path) -> Finding:
+    """The finding on a model that gives next to no probability to anything: what it was taught was next to 0."""
+    measured = f"mean probability {trial.mean:.2g} on {trial.name}, {share:.1%} roof; so its masks were near 0"
+    return found("threshold", "masks_scaled", measured, where=where, expected="a mean near the share of roof")
 
 
 def _inputs(probe: Probe, windows: Windows, skill: float, path: Path) -> Finding:

@@ -86,7 +86,9 @@ class Probe:
         self.model = keras.models.clone_model(plain, input_tensors=keras.Input(size))
         self.weights = model.get_weights()
         self.model.set_weights(self.weights)
-        self.norms = [layer for layer in self.model.layers if isinstance(layer, layers.BatchNormalization)]
+        self.norms = [
+            layer for layer in self.model.layers if isinstance(layer, layers.BatchNormalization) and layer.trainable
+        ]
         for layer in self.norms:
             layer.momentum = 0.0  # after a run as in training, the stored statistics are those of that batch
         leading = (layers.InputLayer, layers.Rescaling, layers.Normalization, layers.Permute)
