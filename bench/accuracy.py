@@ -4,8 +4,9 @@ python bench/accuracy.py OUT --banepa FOLDER [--seeds 0 1 2] [--minutes 15]
 python bench/accuracy.py OUT --sample [--minutes 5]
 FOLDER holds scenes/*.tif and labels/*. Chips, masks and the split (by blocks of ground) are made once by this project's
 own stages; every training then sees the same frames. keras-unet is trained as its own examples do: satellite_unet,
-pixels / 255, its get_augmented, Adam, binary cross-entropy, the epoch of lowest validation loss. Its threshold is the
-one that is best on the validation frames, as this project's is. Finished runs are kept in OUT and not repeated.
+pixels / 255 (beyond uint8 by the highest value), its get_augmented, Adam, binary cross-entropy, the epoch of lowest
+validation loss. Its threshold is the one that is best on the validation frames, as this project's is. Finished runs are
+kept in OUT and not repeated.
 Needs keras-unet 0.1.2 (pip install --no-deps keras-unet) for the second half of the table.
 """
 
@@ -26,6 +27,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS, PEER = "roof-classify", "keras-unet"
+WIDTH = 110  # columns of the table where there is no terminal
 SCORES = ("iou", "f1", "precision", "recall", "pr_auc", "ece")
 
 
@@ -106,9 +108,10 @@ def train_peer(options: argparse.Namespace) -> dict[str, float]:
     folder = options.data
     pairs = {kind: find_pairs(folder / f"{kind}_frames", folder / f"{kind}_masks") for kind in ("train", "val")}
     samples = {k: [read_sample(p, data.target_size, data.channels) for p in v] for k, v in pairs.items()}
+    highest = max(255.0, max(float(sample.image.max()) for sample in samples["train"]))
     x, y = (
         {k: np.stack([pick(s) for s in v]).astype(np.float32) for k, v in samples.items()}
-        for pick in (lambda s: s.image / np.float32(255), lambda s: s.roof[..., None])
+        for pick in (lambda s: s.image / np.float32(highest), lambda s: s.roof[..., None])
     )
     changes = dict(
         rotation_range=15.0, width_shift_range=0.05, height_shift_range=0.05, shear_range=50, zoom_range=0.2,
@@ -169,7 +172,8 @@ def show(cases: list[Case]) -> None:
         for key, run in sorted(case.runs.items(), key=lambda item: (item[0].split()[1], item[0])):
             method, seed = key.split()
             table.add_row(case.name, seed, method, f"{run['minutes']:.1f}", *(f"{run[n]:.3f}" for n in SCORES))
-    Console().print(table)
+    console = Console()
+    Console(width=max(console.width, WIDTH)).print(table)
     for case in cases:
         seeds = {key.split()[1] for key in case.runs}
         both = sorted(s for s in seeds if f"{OURS} {s}" in case.runs and f"{PEER} {s}" in case.runs)
