@@ -756,8 +756,9 @@ def test_real_eight_band_uint16_frames(project, capsys, compiled):
 @pytest.mark.parametrize(
     ("flags", "gpu", "expected"),
     [
-        ("fpu avx512f avx512_bf16", None, "mixed_bfloat16"),
-        ("fpu amx_bf16", None, "mixed_bfloat16"),
+        ("fpu avx512f avx512_bf16 vendor_id : AuthenticAMD", None, "mixed_bfloat16"),
+        ("fpu avx512_bf16 amx_bf16 vendor_id : GenuineIntel", None, "mixed_bfloat16"),
+        ("fpu avx512_bf16 vendor_id : GenuineIntel", None, "float32"),  # AMX hidden by a hypervisor, say
         ("fpu avx2", None, "float32"),
         ("fpu avx2", "9.0\n8.0\n", "mixed_bfloat16"),  # H100 and A100
         ("fpu avx2", "9.0\n7.5\n", "mixed_float16"),  # beside a T4

@@ -31,17 +31,18 @@ def best_precision() -> str:
     """The Keras dtype policy that trains fastest on this machine without loss of accuracy.
 
     NVIDIA GPUs: mixed_bfloat16 from compute capability 8 (A100, RTX 30), mixed_float16 with loss scaling from 7 (V100,
-    T4), else float32. Processors: mixed_bfloat16 with AMX or AVX512-BF16, else float32: bfloat16 is emulated there,
-    and slower.
+    T4), else float32. Processors: mixed_bfloat16 with AMX, or with AVX512-BF16 of AMD; else float32. Intel's
+    AVX512-BF16 multiplies no faster than its float32 (bench/precision.py), and elsewhere bfloat16 is emulated.
     """
     capability = gpu_capability()
     if capability is not None:
         return "mixed_bfloat16" if capability >= 8.0 else "mixed_float16" if capability >= 7.0 else "float32"
     try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
     except OSError:
         return "float32"  # no Linux
-    return "mixed_bfloat16" if flags & {"amx_bf16", "avx512_bf16"} else "float32"
+    fast = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
+    return "mixed_bfloat16" if fast else "float32"
 
 
 def gpu_capability() -> float | None:
