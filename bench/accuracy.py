@@ -100,8 +100,9 @@ def train_peer(options: argparse.Namespace) -> dict[str, float]:
     from keras_unet.models import satellite_unet
     from keras_unet.utils import get_augmented
 
+    from roofkit.pairs import find_pairs
     from roofkit.settings import load_settings
-    from unet.frames import find_pairs, read_sample, resize_frame
+    from unet.frames import read_sample, resize_frame
 
     keras.utils.set_random_seed(options.peer)
     data = load_settings(options.settings).load_dataset_args

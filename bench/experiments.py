@@ -37,8 +37,8 @@ from unet.backend import start_keras
 
 keras = start_keras()
 
+from roofkit.pairs import Pair, find_pairs  # noqa: E402
 from unet.datagen import KerasFrames, RoofFrames  # noqa: E402
-from unet.frames import Pair, find_pairs  # noqa: E402
 from unet.metrics import RoofIoU, ThresholdCounts  # noqa: E402
 from unet.network import Preparation, build_unet  # noqa: E402
 

@@ -24,8 +24,9 @@ from roofkit.findings import Finding, failures, found, from_error, passed, skipp
 from roofkit.paths import find_labels, holds_files
 
 if TYPE_CHECKING:
+    from roofkit.pairs import Pair
     from unet.datagen import RoofFrames
-    from unet.frames import Pair, Sample
+    from unet.frames import Sample
 
 MODELS = (".h5", ".keras")
 
@@ -70,7 +71,7 @@ class Patient:
     @cached_property
     def pairs(self) -> "dict[str, list[Pair]]":
         """The frames and masks of each folder."""
-        from unet.frames import find_pairs
+        from roofkit.pairs import find_pairs
 
         return {kind: find_pairs(*two, self.extension) for kind, two in self.folders.items()}
 

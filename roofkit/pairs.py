@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,14 @@ from rasterio.windows import Window
 
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
 from roofkit.raster import DRIVERS, Grid, Valid, data_bands, grid_of, open_raster, raster_files, read_pixels
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A frame and its mask."""
+
+    frame: Path
+    mask: Path
 
 
 def mask_files(source: Path) -> list[Path]:
@@ -99,6 +107,19 @@ def check_grid(path: Path, like: Path) -> None:
     if not known.matches(wanted):
         found = f"on another grid ({_words(grid)}) than {like} ({_words(wanted)})"
         raise MismatchError(path, found, "equal size, CRS and transform", "Make both from the same image.")
+
+
+def find_pairs(frames: Path, masks: Path, extension: str = "tif") -> list[Pair]:
+    """Frames and masks that have the same name but for the suffix, sorted naturally, their grids checked.
+
+    Raises:
+        MissingInputError: A folder is absent or empty, or a frame or mask has no partner.
+        MismatchError: Two files of a folder have one name, or a mask has another grid than its frame.
+    """
+    pairs = [Pair(*pair) for pair in pair_rasters(raster_files(frames, extension), mask_files(masks))]
+    for pair in pairs:
+        check_grid(pair.mask, like=pair.frame)
+    return pairs
 
 
 def _words(grid: Grid) -> str:

@@ -7,7 +7,11 @@ from roofkit.errors import MissingInputError, SettingsError
 from roofkit.settings import PathArgs, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-IN_RESULTS = ("history", "logs", "predictions", "probabilities", "map", "footprints", "metrics")
+IN_RESULTS = (
+    "history", "logs", "predictions", "probabilities", "map", "footprints", "metrics",
+    "forest", "forest_predictions", "forest_probabilities",
+    "regression", "regression_predictions", "regression_probabilities",
+)  # fmt: skip
 VECTOR_SUFFIXES = (".gpkg", ".shp", ".geojson", ".json", ".parquet", ".fgb")
 
 
@@ -36,6 +40,12 @@ class Paths:
     probabilities: Path
     map: Path
     footprints: Path
+    forest: Path
+    forest_predictions: Path
+    forest_probabilities: Path
+    regression: Path
+    regression_predictions: Path
+    regression_probabilities: Path
     metrics: Path
 
 

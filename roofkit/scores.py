@@ -23,7 +23,7 @@ _ODDS = 1 / (1 + np.exp(-np.linspace(-16.7, 16.7, 1501)))  # the last one: only 
 EDGES: Floats = np.union1d(_EVEN, _ODDS)
 """Bins of probabilities: even ones, cut finer and finer towards 0 and 1, where trained networks crowd."""
 BINS = len(EDGES) - 1
-_CENTRES = (EDGES[:-1] + EDGES[1:]) / 2
+CENTRES = (EDGES[:-1] + EDGES[1:]) / 2
 _FROM_HALF = np.argsort(np.abs(EDGES[:-1] - 0.5), kind="stable")
 _CALIBRATION_STARTS = np.searchsorted(EDGES, _EVEN[:-1:100])
 DRAWS_AT_A_TIME = 100
@@ -183,14 +183,14 @@ def expected_calibration_error(histogram: NDArray[Any]) -> Floats:
     class has a probability to compare: that of roof, with how often there is roof. Probabilities count as the middle
     of their bin, which changes the result by 1/3000 at most.
     """
-    expected = np.add.reduceat(histogram.sum(axis=-2) * _CENTRES, _CALIBRATION_STARTS, axis=-1)
+    expected = np.add.reduceat(histogram.sum(axis=-2) * CENTRES, _CALIBRATION_STARTS, axis=-1)
     roof = np.add.reduceat(histogram[..., 1, :], _CALIBRATION_STARTS, axis=-1)
     return _ratio(np.abs(expected - roof).sum(axis=-1), histogram.sum(axis=(-2, -1)))
 
 
 def brier_score(histogram: NDArray[Any]) -> Floats:
     """Mean squared distance of the probability from 0 or 1 (Brier 1950), to 1/1500."""
-    squared = np.stack([_CENTRES**2, (1 - _CENTRES) ** 2])
+    squared = np.stack([CENTRES**2, (1 - CENTRES) ** 2])
     return _ratio((histogram * squared).sum(axis=(-2, -1)), histogram.sum(axis=(-2, -1)))
 
 

@@ -40,6 +40,8 @@ Loss = Literal["bce", "dice", "bce_dice", "focal", "tversky", "lovasz", "bce_lov
 Encoder = Literal["MobileNetV2", "EfficientNetV2B0", "ResNet50V2", "DenseNet121"]
 Architecture = Literal["satellite_unet", "residual_unet"] | Encoder
 ENCODERS = get_args(Encoder)
+Layer = Literal["bands", "brightness", "differences", "ratios"]
+Layers = tuple[Layer, ...]
 
 
 class Block(BaseModel):
@@ -70,6 +72,12 @@ class PathArgs(Block):
     probabilities: str = Field("probabilities", description="roof probabilities of the validation frames")
     map: str = "map"
     footprints: str = "footprints.gpkg"
+    forest: str = "forest.skops"
+    forest_predictions: str = Field("forest_predictions", description="validation frames, as predictions above")
+    forest_probabilities: str = "forest_probabilities"
+    regression: str = "regression.skops"
+    regression_predictions: str = "regression_predictions"
+    regression_probabilities: str = "regression_probabilities"
     metrics: str = "metrics.json"
 
 
@@ -267,6 +275,56 @@ class SummarizeArgs(Block):
     percentiles: tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...] = (1.0, 2.0, 25.0, 50.0, 75.0, 98.0, 99.0)
 
 
+class PixelArgs(Block):
+    """What forest and regression see of a pixel, and which pixels they learn from.
+
+    Layers are the bands, their mean (brightness), and normalised differences and ratios of band pairs. Each key below
+    names the layers that it is computed of; an empty list leaves it out.
+    """
+
+    values: Layers = Field(("bands", "differences"), description="the pixel's own values")
+    mean: Layers = Field(("bands", "differences"), description="of the neighbourhood, at each scale")
+    deviation: Layers = Field(("bands", "brightness", "differences"), description="of the neighbourhood")
+    edges: Layers = Field(("brightness",), description="how steep, at each scale (Sobel)")
+    texture: Layers = Field(("brightness",), description="how much edges agree in direction: 1 on corrugated sheets")
+    hessian: Layers = Field(("brightness",), description="ridges and valleys: eigenvalues of second derivatives")
+    pairs: Literal["adjacent", "all"] = Field("all", description="pairs of bands for differences and ratios")
+    scales: tuple[Annotated[float, Field(ge=0.3, le=128.0)], ...] = Field(
+        (1.0, 2.0, 4.0, 8.0, 16.0, 32.0), description="deviations of the Gaussian neighbourhoods, in pixels"
+    )
+    pixels: Annotated[int, Field(ge=10)] = Field(
+        100_000, description="training pixels at most, half of them roof, spread evenly over frames"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="which pixels")
+
+
+class ForestArgs(Block):
+    """The random forest."""
+
+    trees: Positive = 100
+    depth: Positive | None = Field(None, description="of a tree at most; null: any")
+    leaf: Positive = Field(10, description="training pixels in a leaf at least")
+    share: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["sqrt", "log2"] = Field(
+        "sqrt", description="features that a split may choose from: a share of them, or a function of their number"
+    )
+    importance: Annotated[int, Field(ge=0)] = Field(
+        5000, description="validation pixels on which the importance of features is measured; 0: it is not"
+    )
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class RegressionArgs(Block):
+    """The logistic regression."""
+
+    squares: bool = Field(True, description="also the square of each feature, so that a middle range can be roof")
+    strengths: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        (0.001, 0.01, 0.1, 1.0), min_length=1, description="inverse penalties to choose from (scikit-learn's C)"
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(4, description="parts of the frames, each left out once in choosing")
+    iterations: Positive = Field(1000, description="of the solver at most")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the folds")
+
+
 class PredictArgs(Block):
     """How the model is applied."""
 
@@ -330,6 +388,9 @@ class Settings(Block):
     split_args: SplitArgs = SplitArgs()
     flatten_args: FlattenArgs = FlattenArgs()
     summarize_args: SummarizeArgs = SummarizeArgs()
+    pixel_args: PixelArgs = PixelArgs()
+    forest_args: ForestArgs = ForestArgs()
+    regression_args: RegressionArgs = RegressionArgs()
     predict_args: PredictArgs = PredictArgs()
     evaluate_args: EvaluateArgs = EvaluateArgs()
     doctor_args: DoctorArgs = DoctorArgs()

@@ -1,11 +1,12 @@
-"""Run one function over many items on all cores, in order, and end cleanly however the run ends."""
+"""Run one function over many items on all cores, in order, and end cleanly however the run ends: processes, threads."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
@@ -54,6 +55,28 @@ def map_items(work: Callable[[Item], Result], items: Sequence[Item], *, workers:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None
+) -> Iterator[Result]:
+    """`work(item)` for each item, in their order, for work that lets go of the interpreter's lock.
+
+    Items are taken by the calling thread, a few ahead, so that they may come from an open file.
+    """
+    count = workers or cores()
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _in_order(

@@ -21,9 +21,10 @@ from unet.backend import start_keras
 keras = start_keras()
 from keras import layers
 
+from roofkit.pairs import find_pairs
 from unet.checks import quick_checks
 from unet.datagen import RoofFrames
-from unet.frames import find_pairs, targets
+from unet.frames import targets
 from unet.model_checks import PREPARATIONS, model_checks
 from unet.model_file import save_model
 from unet.probe import best_threshold

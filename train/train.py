@@ -215,7 +215,7 @@ class Training:
     """One training run: the data, and the networks that learn from it."""
 
     def __init__(self, settings: TrainSettings, paths: Paths, *, sample: int, quiet: bool) -> None:
-        from unet.frames import find_pairs
+        from roofkit.pairs import find_pairs
 
         self.settings, self.paths, self.sample, self.quiet = settings, paths, sample, quiet
         self.train_pairs = find_pairs(paths.train_frames, paths.train_masks, settings.extension)

@@ -9,10 +9,11 @@ from roofkit.alignment import Fit, Scene, Shift
 from roofkit.checks import ground_width, listed, spread
 from roofkit.findings import Finding, Status, failures, found, passed, skipped
 from roofkit.mask_checks import MaskFacts
+from roofkit.pairs import Pair
 from roofkit.raster import Valid
 from roofkit.settings import ModelArgs, TrainingArgs
 from unet.datagen import Batch, RoofFrames
-from unet.frames import FrameStatistics, Pair, Sample
+from unet.frames import FrameStatistics, Sample
 from unet.network import Preparation
 from unet.probe import Floats
 

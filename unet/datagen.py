@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roofkit.errors import BadInputError, MismatchError
+from roofkit.pairs import Pair, find_pairs
 from roofkit.raster import Valid, open_raster, read_pixels
 from roofkit.settings import LoadDatasetArgs
 from unet.augment import Augmentation
 from unet.frames import (
     FrameStatistics,
     Image,
-    Pair,
     Sample,
     check_bands,
-    find_pairs,
     network_input,
     read_sample,
     resize_frame,

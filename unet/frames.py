@@ -13,18 +13,10 @@ from rasterio.io import DatasetReader
 from skimage.transform import resize
 
 from roofkit.errors import SettingsError
-from roofkit.pairs import check_grid, mask_files, pair_rasters, read_mask
-from roofkit.raster import Pixels, Valid, data_bands, open_raster, raster_files, read_pixels
+from roofkit.pairs import Pair, read_mask
+from roofkit.raster import Pixels, Valid, data_bands, open_raster, read_pixels
 
 Image = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A frame and its mask."""
-
-    frame: Path
-    mask: Path
 
 
 @dataclass(frozen=True)
@@ -112,19 +104,6 @@ def network_input(pixels: Pixels, valid: Valid, size: tuple[int, int]) -> tuple[
         valid = valid & np.isfinite(pixels).all(axis=0)
     image = resize_frame(fill_invalid(pixels, valid), size)
     return np.ascontiguousarray(np.moveaxis(image, 0, -1)), resize_flags(valid, size)
-
-
-def find_pairs(frames: Path, masks: Path, extension: str = "tif") -> list[Pair]:
-    """Frames and masks that have the same name but for the suffix, sorted naturally, their grids checked.
-
-    Raises:
-        MissingInputError: A folder is absent or empty, or a frame or mask has no partner.
-        MismatchError: Two files of a folder have one name, or a mask has another grid than its frame.
-    """
-    pairs = [Pair(*pair) for pair in pair_rasters(raster_files(frames, extension), mask_files(masks))]
-    for pair in pairs:
-        check_grid(pair.mask, like=pair.frame)
-    return pairs
 
 
 def read_sample(pair: Pair, size: tuple[int, int], channels: int) -> Sample:

@@ -1,0 +1,200 @@
+"""What forest and regression share: frames to pixels, the score on validation frames, and what is written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixels.classifier import Calibration, PixelClassifier, log_odds
+from pixels.features import Features
+from pixels.model_file import check_suffix, save_classifier
+from pixels.models import Model
+from pixels.sampling import PixelSample, count_classes, draw, read_bands, read_truth
+from roofkit import scores
+from roofkit.artifacts import Outputs, committed, digest, fingerprint
+from roofkit.cli import Run, progress, say
+from roofkit.pairs import Pair, find_pairs
+from roofkit.raster import open_raster, raster_digest
+from roofkit.settings import Block
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_BARS = 30
+Histogram = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars of numbers with names: the longest come first, and no more than fit.
+
+    Args:
+        names: Of the bars.
+        values: Their lengths, (bars,).
+        title: Of the picture.
+        label: What is measured.
+        spread: Standard deviations of the values, where they have any.
+    """
+
+    names: Sequence[str]
+    values: NDArray[np.float64]
+    title: str
+    label: str
+    spread: NDArray[np.float64] | None = None
+
+    def order(self) -> NDArray[np.int64]:
+        """The bars that are shown, the longest first."""
+        return np.argsort(-np.abs(self.values), kind="stable")[:MOST_BARS]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What there is to learn from."""
+
+    features: Features
+    sample: PixelSample
+    validation: list[Pair]
+    run: Run
+
+    def validation_sample(self, pixels: int) -> PixelSample:
+        """So many validation pixels at most, half of them roof."""
+        features = Features(self.features.settings.model_copy(update={"pixels": pixels}), self.features.bands)
+        return draw(self.validation, features, workers=self.run.workers)
+
+
+Fit = Callable[[Lesson], tuple[Model, dict[str, Any], Chart | None]]
+
+
+def learn(run: Run, model_path: Path, kind: str, settings: Block, fit: Fit) -> tuple[dict[str, Any], bool]:
+    """Train a classifier on the project's frames, score it on its validation frames, and write it with its picture.
+
+    Args:
+        run: The project.
+        model_path: Where the classifier goes; the picture has the same name and ends in .png.
+        kind: forest or regression.
+        settings: Of the kind, beside `pixel_args`.
+        fit: Makes the model of the lesson, with facts about it for the report, and what the picture shows.
+
+    Returns:
+        The facts, and whether they are those of a finished model that was kept.
+
+    Raises:
+        RoofError: A child of it for each named problem with frames, masks or outputs.
+    """
+    check_suffix(model_path)
+    paths, extension = run.paths, run.settings.extension_args.extension
+    training = find_pairs(paths.train_frames, paths.train_masks, extension)
+    validation = find_pairs(paths.val_frames, paths.val_masks, extension)
+    made_from = [[p.frame.name, raster_digest(p.frame), digest(p.mask)] for p in (*training, *validation)]
+    key = fingerprint(kind, settings, run.settings.pixel_args, len(training), made_from)
+    name, picture = model_path.name, model_path.with_suffix(".png")
+    with Outputs(model_path.parent, kind, name=name, overwrite=run.overwrite) as outputs:
+        kept = not outputs.plan({name: key, picture.name: key})
+        if not kept:
+            lesson = _lesson(training, validation, run)
+            model, facts, chart = fit(lesson)
+            classifier, found = judged(kind, lesson, model)
+            if chart:
+                draw_chart(chart, picture)
+                outputs.record(picture.name, key)
+            else:
+                outputs.leave_out(picture.name)
+            save_classifier(classifier, model_path)
+            counts = {"train_frames": len(training), "val_frames": len(validation)}
+            pixels = {"pixels": len(lesson.sample.roof), "features": len(lesson.features.names)}
+            wrote = [str(path) for path in (model_path, picture) if path.exists()]
+            outputs.record(name, key, facts={"wrote": wrote, **counts, **pixels, **facts, **found})
+        else:
+            say(f"{model_path}: kept, finished with these frames and settings")
+        outputs.finish()
+        return outputs.facts(name)["facts"], kept
+
+
+def _lesson(training: list[Pair], validation: list[Pair], run: Run) -> Lesson:
+    features = Features(run.settings.pixel_args, read_bands(training))
+    count_classes(validation)  # before the work rather than after it
+    return Lesson(features, draw(training, features, workers=run.workers, quiet=run.quiet), validation, run)
+
+
+def judged(kind: str, lesson: Lesson, model: Model) -> tuple[PixelClassifier, dict[str, float]]:
+    """The classifier with calibration and threshold of the validation frames, and its scores there.
+
+    IoU and F1 are at the threshold where IoU is highest.
+    """
+    raw = PixelClassifier(kind, lesson.features, model)
+    histogram = np.zeros((2, scores.BINS), np.int64)
+    pairs = lesson.validation
+    for pair in progress(pairs, len(pairs), "validation", quiet=lesson.run.quiet):
+        roof, valid = read_truth(pair)
+        with open_raster(pair.frame) as src:
+            for window, probability in raw.scan(src, lesson.run.workers):
+                here = window.toslices()
+                histogram += scores.frame_counts(probability, roof[here], valid[here])
+    best, iou = scores.best_iou(histogram)
+    calibration = calibrate(histogram)
+    threshold = float(np.clip(np.float32(calibration(best)), 1e-6, 1 - 1e-6))
+    after = rebinned(histogram, calibration)
+    found = {
+        "val_iou": float(iou), "val_f1": float(2 * iou / (1 + iou)),
+        "val_pr_auc": float(scores.average_precision(histogram)),
+        "val_ece": float(scores.expected_calibration_error(after)), "threshold": threshold,
+    }  # fmt: skip
+    return PixelClassifier(kind, lesson.features, model, calibration, threshold), found
+
+
+def calibrate(histogram: Histogram) -> Calibration:
+    """The line through log-odds that suits the counts (2, BINS) of background and roof best; none where it falls."""
+    from sklearn.linear_model import LogisticRegression
+
+    odds = np.tile(log_odds(scores.CENTRES), 2)[:, None]
+    line = LogisticRegression(C=1e6, tol=1e-8, max_iter=1000)
+    line.fit(odds, np.repeat([False, True], scores.BINS), sample_weight=histogram.ravel() / histogram.sum() * 1000)
+    slope = float(line.coef_[0, 0])
+    return Calibration(slope, float(line.intercept_[0])) if slope > 0 else Calibration()
+
+
+def rebinned(histogram: Histogram, calibration: Calibration) -> Histogram:
+    """The counts (2, BINS) after the calibration."""
+    places = np.minimum(np.searchsorted(scores.EDGES, calibration(scores.CENTRES), side="right") - 1, scores.BINS - 1)
+    out = np.zeros_like(histogram)
+    for counts, row in zip(out, histogram):
+        np.add.at(counts, places, row)
+    return out
+
+
+def draw_chart(chart: Chart, path: Path) -> None:
+    """Write the picture, complete or not at all.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written to.
+    """
+    figure = _figure(chart)
+    with committed(path) as part:
+        figure.savefig(part, format="png", metadata={"Software": None})
+
+
+def _figure(chart: Chart) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    order = chart.order()[::-1]
+    figure = Figure(figsize=(9, 1.4 + 0.26 * len(order)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    values = chart.values[order]
+    spread = None if chart.spread is None else chart.spread[order]
+    colours = np.where(values >= 0, "#0072b2", "#d55e00")  # told apart by colour-blind people too
+    axes.barh(np.arange(len(order)), values, xerr=spread, color=colours, ecolor="#555555", height=0.72)
+    axes.set_yticks(np.arange(len(order)), [chart.names[i] for i in order], fontsize=9)
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.set_title(chart.title, loc="left", fontsize=12, fontweight="bold")
+    axes.set_xlabel(chart.label)
+    axes.axvline(0, color="#222222", linewidth=0.8)
+    axes.grid(axis="x", color="#d9d9d9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    return figure
