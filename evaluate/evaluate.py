@@ -6,6 +6,8 @@ Reads  PREDICTIONS  masks (0, 255) as predict writes them (default: results/pred
        results/probabilities, where they are)
        with --labels FILE  the roof polygons that the masks were drawn from (default, for the project's own masks: its
        labels, where they are), to tell apart roofs that touch; mask_args says which are roofs
+       results/forest_predictions, results/regression_predictions and their probabilities, where they are, beside the
+       project's own predictions
 Writes DST.json     (default: results/metrics.json)
 
 iou f1 precision recall       of the roof class, from pixel counts over all frames
@@ -15,6 +17,7 @@ buildings                     precision, recall and F1 of whole roofs; one is fo
 pr_auc ece brier              of the probabilities: average precision, expected calibration error (of the probability of
                               roof, 15 bins), Brier score. pr_auc_error: what the histogram behind pr_auc may hide
 best_threshold best_iou       the threshold that would have suited these frames best, and its IoU
+models                        the same of forest and regression beside the network's (see predict)
 intervals                     of all these: evaluate_args.bootstrap draws of frames with replacement, percentiles
 
 A pixel counts when the files that are compared call it valid. A score whose denominator is 0 is null; so are the
@@ -29,6 +32,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +46,13 @@ from roofkit.artifacts import Outputs, digests, fingerprint, write_json
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, RoofError
 from roofkit.pairs import by_stem, check_grid, mask_files, pair_rasters, read_mask
-from roofkit.paths import find_labels
+from roofkit.paths import find_labels, holds_files
 from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, read_pixels, windows
 from roofkit.settings import EvaluateArgs, MaskArgs
 from roofkit.workers import map_items
 
 WINDOW = 2048
+NETWORK = "network"  # among the models that are compared: what train makes
 LARGEST = 64 * 2**20  # pixels of a frame that is held in memory, for outlines and buildings
 SHOWN = ("iou", "f1", "precision", "recall", "boundary_iou", "pr_auc", "ece", "brier", "best_threshold", "best_iou")
 Counts = dict[str, NDArray[np.int64]]
@@ -72,6 +77,7 @@ class EvaluateReport:
     best_threshold: float | None
     best_iou: float | None
     interval_confidence: float
+    models: dict[str, Any]
     too_large: list[str]
     kept: bool = False
 
@@ -280,22 +286,31 @@ def with_roofs(frames: list[Frame], path: Path, settings: MaskArgs) -> list[Fram
     return found
 
 
-def evaluate_frames(frames: list[Frame], dst: Path, *, run: Run) -> EvaluateReport:
-    """Score all frames and write the JSON.
+def evaluate_frames(
+    frames: list[Frame], dst: Path, *, run: Run, others: Mapping[str, list[Frame]] | None = None
+) -> EvaluateReport:
+    """Score all frames and write the JSON; `others` are the frames as other models predicted them, by their names.
 
     Raises:
         MismatchError, BadInputError: The files of a frame are not on one grid, or not what they should be.
     """
     settings, all_touched = run.settings.evaluate_args, run.settings.mask_args.all_touched
-    made_from = [(f.prediction.stem, digests(f.files), sha256(b"".join(f.roofs)).hexdigest()) for f in frames]
+    every = {NETWORK: frames, **(others or {})}
+    made_from = [
+        (name, f.prediction.stem, digests(f.files), sha256(b"".join(f.roofs)).hexdigest())
+        for name, listed in every.items()
+        for f in listed
+    ]
     key = fingerprint("evaluate", settings, all_touched, made_from)
     with Outputs(dst.parent, "evaluate", name=dst.name, overwrite=run.overwrite) as outputs:
         todo = outputs.plan({dst.name: key})
         if todo:
             work = partial(measure, settings=settings, all_touched=all_touched)
-            with closing(map_items(work, frames, workers=run.workers)) as done:
-                counted = list(progress(done, len(frames), "evaluate", quiet=run.quiet))
-            write_json(dst, results(frames, counted, settings))
+            tasks = [frame for listed in every.values() for frame in listed]
+            with closing(map_items(work, tasks, workers=run.workers)) as done:
+                counted = iter(list(progress(done, len(tasks), "evaluate", quiet=run.quiet)))
+            found = {name: results(f, list(islice(counted, len(f))), settings) for name, f in every.items()}
+            write_json(dst, {**found[NETWORK], "models": {name: brief(values) for name, values in found.items()}})
             outputs.record(dst.name, key)
         outputs.finish()
         return report_of(dst, json.loads(dst.read_text(encoding="utf-8")), kept=not todo)
@@ -320,6 +335,11 @@ def results(frames: list[Frame], counted: list[Counts], settings: EvaluateArgs) 
     }
 
 
+def brief(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a model beside others: without those of each frame, and without the settings they share."""
+    return {name: value for name, value in values.items() if name not in ("frames", "settings", "too_large")}
+
+
 def entry(counts: Counts) -> dict[str, Any]:
     """Scores and counts of one frame, or of all, as JSON holds them: None instead of NaN."""
     found = {name: None if np.isnan(value) else float(value) for name, value in scores.summarise(counts).items()}
@@ -337,7 +357,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def report_of(dst: Path, values: dict[str, Any], *, kept: bool) -> EvaluateReport:
     """The report, from what the JSON holds."""
-    between = values["intervals"]
+    between, models = values["intervals"], values["models"]
     return EvaluateReport(
         wrote=str(dst),
         frames=len(values["frames"]),
@@ -345,9 +365,15 @@ def report_of(dst: Path, values: dict[str, Any], *, kept: bool) -> EvaluateRepor
         buildings={name: scored(value, between["buildings"].get(name)) for name, value in values["buildings"].items()},
         **{name: scored(values[name], between[name]) for name in SHOWN},
         interval_confidence=values["settings"]["confidence"],
+        models={} if len(models) < 2 else {name: compared(model) for name, model in models.items()},
         too_large=values["too_large"],
         kept=kept,
     )
+
+
+def compared(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report says of each of several models."""
+    return {name: scored(values[name], values["intervals"][name]) for name in ("iou", "f1", "pr_auc", "ece")}
 
 
 def scored(value: Any, interval: Sequence[float] | None) -> Any:
@@ -387,6 +413,28 @@ def add_roofs(frames: list[Frame], options: argparse.Namespace, run: Run) -> lis
         return frames
 
 
+def other_frames(frames: list[Frame], run: Run) -> dict[str, list[Frame]]:
+    """The frames as forest and regression predicted them, where predict wrote such masks and probabilities."""
+    paths = run.paths
+    folders = {
+        "forest": (paths.forest_predictions, paths.forest_probabilities),
+        "regression": (paths.regression_predictions, paths.regression_probabilities),
+    }
+    found = {}
+    for name, (masks, probabilities) in folders.items():
+        if not holds_files(masks):
+            continue
+        try:
+            known = by_stem(mask_files(masks))
+            alike = [replace(frame, prediction=known[frame.prediction.stem]) for frame in frames]
+            found[name] = with_probabilities(alike, probabilities)
+        except KeyError as stem:
+            say(f"note: {masks}: no mask of {stem}; {name} is not scored. Run predict/predict.py.")
+        except MissingInputError as error:
+            say(f"note: {error} {name} is not scored.")
+    return found
+
+
 def is_same(path: Path | None, default: Path) -> bool:
     """Whether the command line leaves out a path, or names the project's own."""
     return path is None or path.resolve() == default.resolve()
@@ -402,7 +450,8 @@ def evaluate(options: argparse.Namespace, run: Run) -> EvaluateReport:
             f"note: {len(large):,} frames of more than {LARGEST:,} pixels ({', '.join(large[:3])}) count in the pixel "
             "scores only. Cut them into chips for the scores of outlines and buildings."
         )
-    return evaluate_frames(frames, options.dst or run.paths.metrics, run=run)
+    others = other_frames(frames, run) if is_same(options.predictions, run.paths.predictions) else {}
+    return evaluate_frames(frames, options.dst or run.paths.metrics, run=run, others=others)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,10 @@
 """Apply a trained model to frames and whole scenes: masks on their own grid, and roofs as polygons.
 
-Reads  MODEL  .h5 or .keras as train writes it (default: results/results_4.h5)
+Reads  MODEL  .h5 or .keras as train writes it, or .skops of forest or regression (default: results/results_4.h5; and
+              for the validation frames also results/forest.skops and results/regression.skops, where they are)
        SRC    a frame or scene, or a folder of them (default: the validation frames, then the scenes)
-Writes DST/<name>.tif  masks: 0 background, 255 roof (default: results/predictions, results/map)
+Writes DST/<name>.tif  masks: 0 background, 255 roof (default: results/predictions, results/map; of the other two
+       models results/forest_predictions and so on)
        with --vectors FILE  roofs as polygons with area_m2 and mean_probability (default for scenes:
        results/footprints.gpkg); .gpkg, .geojson, .parquet or .fgb
        roof probability, float32, 0 to 1: of the validation frames (default: results/probabilities; evaluate
@@ -14,6 +16,7 @@ predict_args in the settings says how polygons are drawn: separate, min_area, mi
 import argparse
 import contextlib
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -47,6 +50,7 @@ from roofkit.settings import PredictArgs, RasterArgs
 from roofkit.vectors import check_suffix, write_features
 
 if TYPE_CHECKING:
+    from pixels.classifier import PixelClassifier
     from unet.model_file import LoadedModel
 
 PART_WIDTH = 8192  # columns that are blended at a time: with it, memory does not grow with a scene's width
@@ -128,12 +132,70 @@ def parts(width: int, size: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + span, width)
 
 
-class Predictor:
-    """Roof probabilities of windows of a scene, prepared as the training frames were."""
+class Predictor(ABC):
+    """A model that gives roof probabilities for scenes of any size."""
 
     def __init__(self, path: Path, settings: PredictArgs) -> None:
         self.path = path
         self.settings = settings
+
+    @property
+    def threshold(self) -> float:
+        """From this probability on a pixel is roof."""
+        return self.stored_threshold if self.settings.threshold == "auto" else self.settings.threshold
+
+    @property
+    @abstractmethod
+    def stored_threshold(self) -> float:
+        """The one that was best on the validation frames."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Bands that the model takes."""
+
+    @abstractmethod
+    def scan(self, src: DatasetReader) -> Iterator[tuple[Window, Floats]]:
+        """Windows that cover a scene once, aligned to blocks, each with its roof probability (rows, cols), 0 to 1."""
+
+    def check(self, src: DatasetReader, path: Path) -> None:
+        """Raise MismatchError when the raster has another number of bands than the model takes."""
+        if len(data_bands(src)) != self.channels:
+            found, expected = f"{len(data_bands(src))} bands", f"{self.channels}, as {self.path} takes"
+            raise MismatchError(path, found, expected, "Choose a model that was trained on such imagery.")
+
+
+class PixelPredictor(Predictor):
+    """A forest or regression: each pixel by what is around it."""
+
+    def __init__(self, path: Path, settings: PredictArgs, workers: int | None) -> None:
+        super().__init__(path, settings)
+        self.workers = workers
+
+    @cached_property
+    def loaded(self) -> "PixelClassifier":
+        """The model, read when first needed."""
+        from pixels.model_file import load_classifier
+
+        return load_classifier(self.path)
+
+    @property
+    def stored_threshold(self) -> float:
+        """The one that was best on the validation frames."""
+        return self.loaded.threshold
+
+    @property
+    def channels(self) -> int:
+        """Bands that the model takes."""
+        return len(self.loaded.features.bands.names)
+
+    def scan(self, src: DatasetReader) -> Iterator[tuple[Window, Floats]]:
+        """Windows, worked out side by side on all cores."""
+        yield from self.loaded.scan(src, self.workers)
+
+
+class NetworkPredictor(Predictor):
+    """A network: overlapping windows, prepared as the training frames were, and blended."""
 
     @cached_property
     def loaded(self) -> "LoadedModel":
@@ -143,9 +205,20 @@ class Predictor:
         return load_model(self.path)
 
     @property
-    def threshold(self) -> float:
-        """From this probability on a pixel is roof."""
-        return self.loaded.threshold if self.settings.threshold == "auto" else self.settings.threshold
+    def stored_threshold(self) -> float:
+        """The one that was best on the validation frames."""
+        return self.loaded.threshold
+
+    @property
+    def channels(self) -> int:
+        """Bands that the model takes."""
+        return self.loaded.channels
+
+    def scan(self, src: DatasetReader) -> Iterator[tuple[Window, Floats]]:
+        """Strips of blended windows."""
+        for first, last in parts(src.width, self.loaded.frame_size[1]):
+            for row, strip in _strips(src, self, first, last):
+                yield Window(first, row, last - first, strip.shape[0]), strip
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -159,12 +232,6 @@ class Predictor:
         square = all(rows == cols for rows, cols in (self.loaded.frame_size, self.input_size))
         every = [(quarters, mirror) for quarters in (range(4) if square else (0, 2)) for mirror in (False, True)]
         return every if self.settings.flips else every[:1]
-
-    def check(self, src: DatasetReader, path: Path) -> None:
-        """Raise MismatchError when the raster has another number of bands than the model takes."""
-        if len(data_bands(src)) != self.loaded.channels:
-            found, expected = f"{len(data_bands(src))} bands", f"{self.loaded.channels}, as {self.path} takes"
-            raise MismatchError(path, found, expected, "Choose a model that was trained on such imagery.")
 
     def windows(self, src: DatasetReader, windows: Sequence[Window]) -> Iterator[tuple[Window, Floats]]:
         """Each window with its roof probability (rows, cols), 0 to 1, on the scene's own pixels."""
@@ -214,14 +281,7 @@ def mirrored(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return np.pad(array, [(0, 0)] * (array.ndim - 2) + missing, mode="symmetric")
 
 
-def blended(src: DatasetReader, predictor: Predictor) -> Iterator[tuple[Window, Floats]]:
-    """Strips that cover a scene once, aligned to blocks, with the blended roof probability (rows, cols)."""
-    for first, last in parts(src.width, predictor.loaded.frame_size[1]):
-        for row, strip in _strips(src, predictor, first, last):
-            yield Window(first, row, last - first, strip.shape[0]), strip
-
-
-def _strips(src: DatasetReader, predictor: Predictor, first: int, last: int) -> Iterator[tuple[int, Floats]]:
+def _strips(src: DatasetReader, predictor: NetworkPredictor, first: int, last: int) -> Iterator[tuple[int, Floats]]:
     """Finished rows of columns `first` to before `last`: the first row's number and (rows, cols) probabilities.
 
     Windows lie where they would for the whole scene, so that nothing shows where two parts meet.
@@ -263,7 +323,7 @@ def predict_raster(
         if targets.vectors:
             pixel_metres(grid_of(src), path)  # before the work rather than after it
         writers = _Writers(stack, src, path, targets, rasters)
-        for window, probability in blended(src, predictor):
+        for window, probability in predictor.scan(src):
             valid = read_pixels(src, window)[1]
             probability = np.where(valid, probability, np.float32(0))
             roof = valid & (probability >= predictor.threshold)
@@ -408,22 +468,33 @@ def both(first: PredictReport, second: PredictReport) -> PredictReport:
     )
 
 
+def predictor_of(model: Path, settings: PredictArgs, run: Run) -> Predictor:
+    """What applies the model, by its suffix."""
+    if model.suffix == ".skops":
+        return PixelPredictor(model, settings, run.workers)
+    return NetworkPredictor(model, settings)
+
+
 def predict(options: argparse.Namespace, run: Run) -> PredictReport:
     """The stage, with what the command line says."""
     given = {name: getattr(options, name) for name in ("threshold", "overlap", "flips")}
     settings = run.block("predict_args", given)
     model = options.model or run.paths.checkpoint
     if not model.is_file():
-        found = "a folder" if model.is_dir() else "no such model"
-        raise MissingInputError(model, found, "a file that train made", "Run python train/train.py first.")
+        found, advice = "a folder" if model.is_dir() else "no such model", "Run python train/train.py first."
+        raise MissingInputError(model, found, "a file that train, forest or regression made", advice)
     if options.vectors:
         check_suffix(options.vectors)
-    predictor, extension = Predictor(model, settings), run.settings.extension_args.extension
+    predictor, extension = predictor_of(model, settings, run), run.settings.extension_args.extension
     if options.src:
         probabilities = (options.probabilities,) if options.probabilities else ()
         targets = Targets(options.dst or run.paths.map, probabilities, options.vectors)
         return predict_rasters(raster_files(options.src, extension), targets, predictor, run=run)
-    return predict_project(predictor, options, run)
+    report = predict_project(predictor, options, run)
+    for other in () if options.model else (run.paths.forest, run.paths.regression):
+        if other.is_file():
+            report = both(predict_validation(predictor_of(other, settings, run), None, run), report)
+    return report
 
 
 def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run) -> PredictReport:
@@ -431,9 +502,7 @@ def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run)
     paths, own = run.paths, options.probabilities
     reports: list[PredictReport] = []
     if holds_files(paths.val_frames):
-        frames = raster_files(paths.val_frames, run.settings.extension_args.extension)
-        probabilities = (paths.probabilities, *([own / paths.predictions.name] if own else []))
-        reports.append(predict_rasters(frames, Targets(paths.predictions, probabilities), predictor, run=run))
+        reports.append(predict_validation(predictor, own / paths.predictions.name if own else None, run))
     if holds_files(paths.scenes):
         scenes = raster_files(paths.scenes)
         probabilities = (own / paths.map.name,) if own else ()
@@ -443,6 +512,19 @@ def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run)
         found = f"neither {paths.val_frames.name} nor {paths.scenes.name}"
         raise MissingInputError(paths.data, found, "frames or scenes", "Name what to predict: MODEL SRC DST.")
     return both(*reports) if len(reports) == 2 else reports[0]
+
+
+def predict_validation(predictor: Predictor, own: Path | None, run: Run) -> PredictReport:
+    """The validation frames, into the folders where evaluate looks for that model's; probabilities into `own` too."""
+    paths = run.paths
+    folders = {
+        paths.forest: (paths.forest_predictions, paths.forest_probabilities),
+        paths.regression: (paths.regression_predictions, paths.regression_probabilities),
+    }
+    masks, probabilities = folders.get(predictor.path.absolute(), (paths.predictions, paths.probabilities))
+    targets = Targets(masks, (probabilities, *([own] if own else [])))
+    frames = raster_files(paths.val_frames, run.settings.extension_args.extension)
+    return predict_rasters(frames, targets, predictor, run=run)
 
 
 def _footprints(scenes: list[Path], path: Path) -> Path | None:

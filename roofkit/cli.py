@@ -196,7 +196,8 @@ def _readable(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "\n".join(map(str, value[:8])) + (f"\n… {len(value) - 8} more" if len(value) > 8 else "") or "-"
     if isinstance(value, dict):
-        return "\n".join(f"{key} {_readable(item)}" for key, item in value.items()) or "-"
+        lines = (f"{key} {', '.join(_readable(item).splitlines())}" for key, item in value.items())
+        return "\n".join(lines) or "-"
     return "-" if value is None else str(value)
 
 

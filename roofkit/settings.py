@@ -318,7 +318,7 @@ class RegressionArgs(Block):
 
     squares: bool = Field(True, description="also the square of each feature, so that a middle range can be roof")
     strengths: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
-        (0.001, 0.01, 0.1, 1.0), min_length=1, description="inverse penalties to choose from (scikit-learn's C)"
+        (0.001, 0.01, 0.1, 1.0, 10.0), min_length=1, description="inverse penalties to choose from (scikit-learn's C)"
     )
     folds: Annotated[int, Field(ge=2)] = Field(4, description="parts of the frames, each left out once in choosing")
     iterations: Positive = Field(1000, description="of the solver at most")

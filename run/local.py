@@ -41,6 +41,8 @@ STAGES = (
     Stage("split", ("chips", "masks"), FRAMES),
     Stage("flatten", ("chips",), ("pixels",)),
     Stage("summarize", ("chips",), ("histograms",)),
+    Stage("forest", FRAMES, ("forest",)),
+    Stage("regression", FRAMES, ("regression",)),
     Stage("train", FRAMES, ("checkpoint",)),
     Stage("predict", ("checkpoint",), ("predictions", "map")),
     Stage("evaluate", ("predictions", "val_masks"), ("metrics",)),
@@ -89,7 +91,7 @@ def chosen(options: argparse.Namespace, paths: Paths) -> set[str]:
         asked = set(NAMES)
         if all(exists(name, paths) for name in FRAMES) and not exists("scenes", paths):
             say(f"{paths.data} holds frames and masks but no scenes: they are used as they are.")
-            asked = {"train", "predict", "evaluate"}
+            asked = {"forest", "regression", "train", "predict", "evaluate"}
     first = NAMES.index(options.from_stage) if options.from_stage else 0
     last = NAMES.index(options.until_stage) if options.until_stage else len(NAMES)
     return {name for name in asked if first <= NAMES.index(name) <= last}

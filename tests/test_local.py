@@ -81,7 +81,7 @@ def test_flags_in_any_order_and_from_until(paths, tmp_path):
 
 def test_somebody_elses_frames_train_as_they_are(paths, tmp_path, capsys):
     fill(paths.train_frames, paths.train_masks, paths.val_frames, paths.val_masks)
-    assert chosen(options(tmp_path=tmp_path), paths) == {"train", "predict", "evaluate"}
+    assert chosen(options(tmp_path=tmp_path), paths) == {"forest", "regression", "train", "predict", "evaluate"}
     assert "used as they are" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies
 
 import predict.predict as stage
 from predict.predict import (
-    Predictor,
+    NetworkPredictor,
     Tally,
     Targets,
     blend_weights,
@@ -99,7 +99,7 @@ def predictor(tmp_path, network=None, *, threshold=0.5, flips=False, **facts):
         model=network or Brightness(), threshold=threshold, frame_size=(SIDE, SIDE), input_size=(SIDE, SIDE),
         band_names=(), data_format="channels_last", num_classes=1, channels=1,
     )  # fmt: skip
-    made = Predictor(tmp_path / "model.h5", PredictArgs(batch_size=3, flips=flips))
+    made = NetworkPredictor(tmp_path / "model.h5", PredictArgs(batch_size=3, flips=flips))
     made.__dict__["loaded"] = SimpleNamespace(**(values | facts))
     return made
 
