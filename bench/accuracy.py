@@ -1,13 +1,14 @@
-"""How accurate the map is, beside keras-unet: the same frames, the same minutes of training, the same score.
+"""How accurate the map is, beside keras-unet and pixel classifiers: the same frames, minutes of training, score.
 
 python bench/accuracy.py OUT --banepa FOLDER [--seeds 0 1 2] [--minutes 15]
 python bench/accuracy.py OUT --sample [--minutes 5]
 FOLDER holds scenes/*.tif and labels/*. Chips, masks and the split (by blocks of ground) are made once by this project's
 own stages; every training then sees the same frames. keras-unet is trained as its own examples do: satellite_unet,
 pixels / 255 (beyond uint8 by the highest value), its get_augmented, Adam, binary cross-entropy, the epoch of lowest
-validation loss. Its threshold is the one that is best on the validation frames, as this project's is. Finished runs are
-kept in OUT and not repeated.
-Needs keras-unet 0.1.2 (pip install --no-deps keras-unet) for the second half of the table.
+validation loss. Those examples look at its masks at a threshold of 0.5 (iou_thresholded): that IoU stands under
+"at 0.5"; the other scores are at the threshold that is best on the validation frames, as this project's are. Forest and
+regression train on the same frames, in as long as they need. Finished runs are kept in OUT and not repeated.
+Needs keras-unet 0.1.2 (pip install --no-deps keras-unet) for its part of the table.
 """
 
 import argparse
@@ -27,8 +28,10 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS, PEER = "roof-classify", "keras-unet"
+STAGES = {OURS: ("train", "results_4.h5"), "forest": ("forest", "forest.skops")}
+STAGES["regression"] = ("regression", "regression.skops")
 WIDTH = 110  # columns of the table where there is no terminal
-SCORES = ("iou", "f1", "precision", "recall", "pr_auc", "ece")
+SCORES = ("iou", "at 0.5", "f1", "precision", "recall", "pr_auc", "ece")
 
 
 def stage(name: str, *options: str) -> None:
@@ -47,9 +50,11 @@ class Case:
 
     def options(self, seed: int = 0, results: str = "results") -> list[str]:
         """The common options of every stage, with a settings file for that seed and the minutes."""
-        training = self.values["training_args"] | {"seed": seed, "minutes": self.minutes}
+        seeded = {f"{name}_args": {"seed": seed} for name in ("pixel", "forest", "regression")}
+        seeded["training_args"] = {"seed": seed, "minutes": self.minutes}
+        blocks = {name: self.values.get(name, {}) | values for name, values in seeded.items()}
         path = self.folder / f"settings_{seed}.json"
-        path.write_text(json.dumps(self.values | {"training_args": training}))
+        path.write_text(json.dumps(self.values | blocks))
         return ["--settings", str(path), "--data", str(self.folder / "data"), "--results", str(self.folder / results)]
 
     def prepare(self) -> None:
@@ -66,22 +71,25 @@ class Case:
         """Train and score once, unless that was done before."""
         key = f"{method} {seed}"
         if key not in self.runs:
-            work = self.ours if method == OURS else self.peer
-            self.runs[key] = work(seed)
+            self.runs[key] = self.peer(seed) if method == PEER else self.ours(method, seed)
             self.found.write_text(json.dumps(self.runs, indent=1))
 
-    def ours(self, seed: int) -> dict[str, float]:
+    def ours(self, method: str, seed: int) -> dict[str, float]:
         """Train, predict and evaluate with this project's stages."""
-        options = self.options(seed, f"ours_{seed}")
+        script, model = STAGES[method]
+        options, results = self.options(seed, f"{script}_{seed}"), self.folder / f"{script}_{seed}"
         started = time.monotonic()
-        stage("train", *options)
+        stage(script, str(results / model), *options)
         minutes = (time.monotonic() - started) / 60
-        frames, results = self.folder / "data/val_frames", self.folder / f"ours_{seed}"
-        places = [str(results / "results_4.h5"), str(frames), str(results / "predictions")]
-        stage("predict", *places, "--probabilities", str(results / "probabilities"), *options)
+        folders = [results / "predictions", results / "probabilities"]
+        frames, masks = self.folder / "data/val_frames", self.folder / "data/val_masks"
+        stage(
+            "predict", str(results / model), str(frames), str(folders[0]), "--probabilities", str(folders[1]), *options
+        )
         stage("evaluate", *options)
-        scores = json.loads((results / "metrics.json").read_text())
-        return {"minutes": minutes, **{name: scores[name] for name in SCORES}}
+        found = json.loads((results / "metrics.json").read_text())
+        found["at 0.5"] = iou_at_half(folders[1], masks)
+        return {"minutes": minutes, **{name: found[name] for name in SCORES}}
 
     def peer(self, seed: int) -> dict[str, float]:
         """Train and score keras-unet in a process of its own."""
@@ -155,19 +163,36 @@ def _size(pair: Any) -> tuple[int, int]:
         return src.shape
 
 
+def iou_at_half(probabilities: Path, masks: Path) -> float:
+    """IoU over all frames at a threshold of 0.5."""
+    from roofkit import scores
+    from roofkit.pairs import pair_rasters, read_mask
+    from roofkit.raster import open_raster, raster_files, read_pixels
+
+    counts = np.zeros(4, np.int64)
+    for one, other in pair_rasters(raster_files(probabilities), raster_files(masks)):
+        with open_raster(one) as found, open_raster(other) as src:
+            (probability,), valid = read_pixels(found)
+            roof, labelled = read_mask(src)
+        counts += scores.pixel_counts(probability >= 0.5, roof, valid & labelled)
+    return float(scores.pixel_scores(counts)["iou"])
+
+
 def score(probabilities: list[Any], truth: list[Any]) -> dict[str, float]:
-    """The scores over all frames at the threshold of best IoU."""
+    """The scores over all frames at the threshold of best IoU, and IoU at 0.5."""
     from roofkit import scores
 
+    half = sum(scores.pixel_counts(p >= 0.5, t.roof, t.valid) for p, t in zip(probabilities, truth))
     histogram = sum(scores.frame_counts(p, t.roof, t.valid) for p, t in zip(probabilities, truth))
     threshold = scores.best_iou(histogram)[0]
     counts = sum(scores.pixel_counts(p >= threshold, t.roof, t.valid) for p, t in zip(probabilities, truth))
     values = {**scores.pixel_scores(counts), **scores.probability_scores(histogram)}
+    values["at 0.5"] = scores.pixel_scores(half)["iou"]
     return {name: float(values[name]) for name in SCORES}
 
 
 def show(cases: list[Case]) -> None:
-    """One table, and what is between the two."""
+    """One table, and what is between the two networks."""
     table = Table("imagery", "seed", "method", "minutes", *SCORES, title="accuracy on validation frames")
     for case in cases:
         for key, run in sorted(case.runs.items(), key=lambda item: (item[0].split()[1], item[0])):
@@ -178,9 +203,10 @@ def show(cases: list[Case]) -> None:
     for case in cases:
         seeds = {key.split()[1] for key in case.runs}
         both = sorted(s for s in seeds if f"{OURS} {s}" in case.runs and f"{PEER} {s}" in case.runs)
-        gaps = [case.runs[f"{OURS} {s}"]["iou"] - case.runs[f"{PEER} {s}"]["iou"] for s in both]
-        if gaps:
-            print(f"{case.name}: IoU above keras-unet's by {', '.join(f'{gap:.3f}' for gap in gaps)}")
+        for name, theirs in (("", "iou"), (" as its examples have it, at 0.5,", "at 0.5")):
+            gaps = [case.runs[f"{OURS} {s}"]["iou"] - case.runs[f"{PEER} {s}"][theirs] for s in both]
+            if gaps:
+                print(f"{case.name}: IoU above keras-unet's{name} by {', '.join(f'{gap:.3f}' for gap in gaps)}")
 
 
 def main() -> None:
@@ -191,7 +217,7 @@ def main() -> None:
     parser.add_argument("--sample", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--only", choices=[OURS, PEER], help="one of the two")
+    parser.add_argument("--only", choices=[*STAGES, PEER], help="one of them")
     for name in ("settings", "data", "results"):
         parser.add_argument(f"--{name}", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--peer", type=int, help=argparse.SUPPRESS)
@@ -208,7 +234,7 @@ def main() -> None:
     for case in cases:
         case.prepare()
         for seed in options.seeds:
-            for method in [options.only] if options.only else [OURS, PEER]:
+            for method in [options.only] if options.only else [OURS, PEER, *list(STAGES)[1:]]:
                 case.measure(method, seed)
     show(cases)
 

@@ -23,9 +23,9 @@ from roofkit.settings import ForestArgs
 from roofkit.workers import cores
 
 if TYPE_CHECKING:
-    from pixels.learning import Chart, Lesson
-    from pixels.models import Forest
-    from pixels.sampling import PixelSample
+    from pixelwise.learning import Chart, Lesson
+    from pixelwise.models import Forest
+    from pixelwise.sampling import PixelSample
 
 REPEATS = 3  # shuffles of each feature
 
@@ -56,7 +56,7 @@ class ForestReport:
 def importance(model: "Forest", sample: "PixelSample", *, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """By how much average precision falls when a feature is shuffled (Breiman 2001): mean and deviation, (features,).
 
-    Features that say the same stand in for each other: of two alike, neither seems important.
+    Features that say the same stand in for each other: of two alike, neither seems important, so few fall by much.
     """
     from sklearn.metrics import average_precision_score
 
@@ -78,8 +78,8 @@ def fit(lesson: "Lesson", settings: ForestArgs) -> "tuple[Forest, dict[str, Any]
     """The forest, facts about it, and the picture of its features."""
     from sklearn.ensemble import RandomForestClassifier
 
-    from pixels.learning import Chart
-    from pixels.models import Forest
+    from pixelwise.learning import Chart
+    from pixelwise.models import Forest
 
     trees = RandomForestClassifier(
         settings.trees, max_depth=settings.depth, min_samples_leaf=settings.leaf, max_features=settings.share,
@@ -93,13 +93,13 @@ def fit(lesson: "Lesson", settings: ForestArgs) -> "tuple[Forest, dict[str, Any]
     if not settings.importance:
         return model, facts, None
     loss, spread = importance(model, lesson.validation_sample(settings.importance), seed=settings.seed)
-    chart = Chart(names, loss, "What the forest needs", "fall of average precision when shuffled", spread)
+    chart = Chart(names, loss, "What the forest needs", "fall of average precision when shuffled", spread, signed=False)
     return model, facts | {"most_important": [names[i] for i in chart.order()[:5]]}, chart
 
 
 def forest(options: argparse.Namespace, run: Run) -> ForestReport:
     """The stage, with what the command line says."""
-    from pixels.learning import learn
+    from pixelwise.learning import learn
 
     settings = run.block("forest_args", {"seed": options.seed})
     path = options.model.absolute() if options.model else run.paths.forest

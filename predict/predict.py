@@ -50,7 +50,7 @@ from roofkit.settings import PredictArgs, RasterArgs
 from roofkit.vectors import check_suffix, write_features
 
 if TYPE_CHECKING:
-    from pixels.classifier import PixelClassifier
+    from pixelwise.classifier import PixelClassifier
     from unet.model_file import LoadedModel
 
 PART_WIDTH = 8192  # columns that are blended at a time: with it, memory does not grow with a scene's width
@@ -175,7 +175,7 @@ class PixelPredictor(Predictor):
     @cached_property
     def loaded(self) -> "PixelClassifier":
         """The model, read when first needed."""
-        from pixels.model_file import load_classifier
+        from pixelwise.model_file import load_classifier
 
         return load_classifier(self.path)
 

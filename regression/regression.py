@@ -10,6 +10,7 @@ predict/predict.py MODEL.skops SRC DST applies it, to frames and whole scenes.
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roofkit.cli import Run, raise_if_stopped, run_stage, say, stage_parser
+from roofkit.errors import SettingsError
 from roofkit.settings import RegressionArgs
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-    from pixels.learning import Chart, Lesson
-    from pixels.models import Regression
-    from pixels.sampling import PixelSample
+    from pixelwise.learning import Chart, Lesson
+    from pixelwise.models import Regression
+    from pixelwise.sampling import PixelSample
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
@@ -52,9 +54,13 @@ class RegressionReport:
     kept: bool
 
 
-def with_squares(scaled: Floats, squares: bool) -> Floats:
-    """Features (pixels, features), and behind them their squares where these are asked for."""
-    return np.concatenate([scaled, scaled**2], axis=1) if squares else scaled
+def with_squares(scaled: NDArray[np.float32], squares: bool) -> Floats:
+    """Features (pixels, features), and behind them their squares where these are asked for.
+
+    In float64: features of neighbouring scales are so alike that float32 cannot tell them apart in solving.
+    """
+    columns = scaled.astype(np.float64)
+    return np.concatenate([columns, columns**2], axis=1) if squares else columns
 
 
 def folds(sample: "PixelSample", count: int, seed: int) -> Iterator[tuple[Bools, Bools]]:
@@ -73,11 +79,18 @@ def folds(sample: "PixelSample", count: int, seed: int) -> Iterator[tuple[Bools,
 
 def solved(columns: Floats, roof: Bools, strength: float, settings: RegressionArgs) -> "LogisticRegression":
     """The regression of that inverse penalty."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     raise_if_stopped()
     line = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=settings.iterations)
-    return line.fit(columns, roof)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            return line.fit(columns, roof)
+        except ConvergenceWarning:
+            found = f"{settings.iterations}, and the penalty {strength:g} is not solved after that many"
+            raise SettingsError("regression_args.iterations", found, "enough to end", "Raise it.") from None
 
 
 def losses(columns: Floats, sample: "PixelSample", settings: RegressionArgs) -> dict[float, float]:
@@ -95,8 +108,8 @@ def losses(columns: Floats, sample: "PixelSample", settings: RegressionArgs) -> 
 
 def fit(lesson: "Lesson", settings: RegressionArgs) -> "tuple[Regression, dict[str, Any], Chart]":
     """The regression, facts about it, and the picture of its weights."""
-    from pixels.learning import Chart
-    from pixels.models import Regression, standardised
+    from pixelwise.learning import Chart
+    from pixelwise.models import Regression, standardised
 
     sample, names = lesson.sample, lesson.features.names
     mean = sample.features.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -120,7 +133,7 @@ def fit(lesson: "Lesson", settings: RegressionArgs) -> "tuple[Regression, dict[s
 
 def regression(options: argparse.Namespace, run: Run) -> RegressionReport:
     """The stage, with what the command line says."""
-    from pixels.learning import learn
+    from pixelwise.learning import learn
 
     settings = run.block("regression_args", {"seed": options.seed})
     path = options.model.absolute() if options.model else run.paths.regression

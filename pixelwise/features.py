@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from pixels import kernels
+from pixelwise import kernels
 from roofkit.errors import SettingsError
 from roofkit.raster import Pixels, Valid, read_pixels
 from roofkit.settings import PixelArgs
@@ -72,9 +72,9 @@ class Features:
             for kind in KINDS[1:]:
                 for name in (name for layer in getattr(settings, kind) for name in self.layers(layer)):
                     if kind == "hessian":
-                        found += [f"ridge of {name} at {scale:g}", f"valley of {name} at {scale:g}"]
+                        found += [f"ridge of {name} at {scale:g} px", f"valley of {name} at {scale:g} px"]
                     else:
-                        found.append(f"{kind} of {name} at {scale:g}")
+                        found.append(f"{kind} of {name} at {scale:g} px")
         return found
 
     def layers(self, layer: str) -> list[str]:

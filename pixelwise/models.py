@@ -48,7 +48,7 @@ class Forest:
 
     def probability(self, pixels: Floats) -> NDArray[np.float64]:
         """The share of roof (pixels,), as scikit-learn's predict_proba, of features (features, pixels)."""
-        from pixels.kernels import walk
+        from pixelwise.kernels import walk
 
         return walk(self.thresholds, self.children, self.features, self.values, self.roots, pixels)
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from pixels.features import Features, read_around
-from pixels.models import Model
-from pixels.sampling import feature_windows
+from pixelwise.features import Features, read_around
+from pixelwise.models import Model
+from pixelwise.sampling import feature_windows
 from roofkit.raster import Pixels, Valid
 from roofkit.workers import map_threads
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pixels.classifier import Calibration, PixelClassifier, log_odds
-from pixels.features import Features
-from pixels.model_file import check_suffix, save_classifier
-from pixels.models import Model
-from pixels.sampling import PixelSample, count_classes, draw, read_bands, read_truth
+from pixelwise.classifier import Calibration, PixelClassifier, log_odds
+from pixelwise.features import Features
+from pixelwise.model_file import check_suffix, save_classifier
+from pixelwise.models import Model
+from pixelwise.sampling import PixelSample, count_classes, draw, read_bands, read_truth
 from roofkit import scores
 from roofkit.artifacts import Outputs, committed, digest, fingerprint
 from roofkit.cli import Run, progress, say
@@ -37,6 +37,7 @@ class Chart:
         title: Of the picture.
         label: What is measured.
         spread: Standard deviations of the values, where they have any.
+        signed: A long bar to the left counts as much as one to the right.
     """
 
     names: Sequence[str]
@@ -44,10 +45,12 @@ class Chart:
     title: str
     label: str
     spread: NDArray[np.float64] | None = None
+    signed: bool = True
 
     def order(self) -> NDArray[np.int64]:
         """The bars that are shown, the longest first."""
-        return np.argsort(-np.abs(self.values), kind="stable")[:MOST_BARS]
+        lengths = np.abs(self.values) if self.signed else self.values
+        return np.argsort(-lengths, kind="stable")[:MOST_BARS]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from pixels.features import Bands, Features, read_around
+from pixelwise.features import Bands, Features, read_around
 from roofkit.cli import progress
 from roofkit.errors import BadInputError, MismatchError
 from roofkit.pairs import Pair, read_mask

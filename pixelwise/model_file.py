@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from pixels.classifier import Calibration, PixelClassifier
-from pixels.features import Bands, Features
-from pixels.models import arrays_of, model_of
+from pixelwise.classifier import Calibration, PixelClassifier
+from pixelwise.features import Bands, Features
+from pixelwise.models import arrays_of, model_of
 from roofkit.artifacts import committed
 from roofkit.errors import BadInputError, MissingInputError, OutputError, SettingsError
 from roofkit.settings import Block, PixelArgs
