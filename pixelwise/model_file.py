@@ -80,9 +80,10 @@ def _renamed(packed: bytes) -> bytes:
             return found[1] + numbers.setdefault(found[2], str(len(numbers) + 1))
 
         schema = re.sub(r'("__id__": |"file": ")(\d+)', number, old.read(SCHEMA).decode())
-        for name in sorted(set(old.namelist()) - {SCHEMA}):
-            stem, suffix = name.split(".")
-            _write(new, f"{numbers[stem]}.{suffix}", old.read(name))
+        names = {name.split(".")[0]: name for name in old.namelist() if name != SCHEMA}
+        for address, short in numbers.items():
+            if address in names:
+                _write(new, f"{short}.npy", old.read(names[address]))
         _write(new, SCHEMA, schema.encode())
     return memory.getvalue()
 
