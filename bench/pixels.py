@@ -1,11 +1,12 @@
 """How good and how fast forest and regression are: accuracy, and speed beside scikit-learn and scikit-image.
 
-python bench/pixels.py OUT [--banepa FOLDER] [--sample] [--seeds 0] [--rounds 5]
+python bench/pixels.py OUT [--banepa FOLDER] [--sample] [--seeds 0] [--rounds 5] [--picture FILE.jpg]
 FOLDER holds scenes/*.tif and labels/*. Accuracy is that of bench/accuracy.py, on the same frames as the network's.
 Speed is measured on one frame of that imagery, ours and the peer's in turn, results compared first:
   features  those of skimage.feature.multiscale_basic_features, all cores for both
   forest    probabilities of one feature table: RandomForestClassifier.predict_proba as it comes (one core), the same on
             all cores, and this project's walk through the same trees
+With --picture it draws the three validation frames of most roof: labels, forest, regression.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from pixelwise.models import Forest
 from pixelwise.sampling import draw, feature_windows, read_bands
 from roofkit.pairs import find_pairs
 from roofkit.raster import open_raster
+from roofkit.scores import boundary
 from roofkit.settings import check_settings
 from roofkit.workers import cores, map_threads
 
@@ -155,6 +157,35 @@ def tell(title: str, seconds: dict[str, list[float]], pixels: int) -> None:
     Console(width=100).print(table)
 
 
+def outlined(frame: Path, mask: Path, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A frame (rows, cols, 3) with the outlines of a mask."""
+    with open_raster(frame) as src, open_raster(mask) as other:
+        image = np.moveaxis(src.read([1, 2, 3]), 0, -1)
+        edge = boundary(other.read(1) > 0, 2)
+    image[edge] = colour
+    return image
+
+
+def draw_frames(case: Case, picture: Path) -> None:
+    """Write the picture."""
+    from PIL import Image
+
+    masks = sorted((case.folder / "data/val_masks").glob("*.tif"), key=roof_pixels)[-3:]
+    rows = []
+    for mask in masks:
+        frame = case.folder / "data/val_frames" / mask.name
+        found = [case.folder / f"{method}_0/predictions" / mask.name for method in list(STAGES)[1:]]
+        colours = ((255, 214, 10), (0, 229, 255), (255, 120, 255))
+        rows.append(np.hstack([outlined(frame, path, c) for path, c in zip([mask, *found], colours)]))
+    Image.fromarray(np.vstack(rows)[::2, ::2]).save(picture, quality=85)
+
+
+def roof_pixels(mask: Path) -> int:
+    """How many there are."""
+    with open_raster(mask) as src:
+        return int(np.count_nonzero(src.read(1)))
+
+
 def main() -> None:
     """Measure what is asked for, then print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,6 +194,7 @@ def main() -> None:
     parser.add_argument("--sample", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     cases = []
     if options.banepa:
@@ -176,6 +208,8 @@ def main() -> None:
             for seed in options.seeds:
                 case.measure(method, seed)
         speeds(case, options.rounds)
+    if options.picture:
+        draw_frames(cases[0], options.picture)
     show(cases)
 
 

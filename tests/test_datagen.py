@@ -6,6 +6,7 @@ from conftest import real
 from PIL import Image
 
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, SettingsError
+from roofkit.pairs import Pair, find_pairs
 from roofkit.settings import LoadDatasetArgs
 from unet.backend import start_keras
 
@@ -14,9 +15,7 @@ from unet import datagen
 from unet.datagen import Augmentation, KerasFrames, RoofFrames
 from unet.frames import (
     FrameStatistics,
-    Pair,
     fill_invalid,
-    find_pairs,
     network_input,
     resize_flags,
     resize_frame,
