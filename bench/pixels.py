@@ -2,7 +2,8 @@
 
 python bench/pixels.py OUT [--banepa FOLDER] [--sample] [--seeds 0] [--rounds 5] [--picture FILE.jpg]
 FOLDER holds scenes/*.tif and labels/*. Accuracy is that of bench/accuracy.py, on the same frames as the network's.
-Speed is measured on one frame of that imagery, ours and the peer's in turn, results compared first:
+Speed is measured on one scene of that imagery (1024 x 1024 pixels at most), ours and the peer's in turn, results
+compared first:
   features  those of skimage.feature.multiscale_basic_features, all cores for both
   forest    probabilities of one feature table: RandomForestClassifier.predict_proba as it comes (one core), the same on
             all cores, and this project's walk through the same trees
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from accuracy import ROOT, STAGES, Case, show
 from numpy.typing import NDArray
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +38,7 @@ from roofkit.settings import check_settings
 from roofkit.workers import cores, map_threads
 
 Floats = NDArray[np.float32]
+SIDE = 1024  # pixels of a scene that speed is measured on, at most
 SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
 PEER_FORM = dict(values=(), mean=("bands",), deviation=(), edges=("bands",), texture=(), hessian=("bands",))
 
@@ -55,7 +58,7 @@ def timed(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[fl
 def like_skimage(path: Path) -> tuple[Features, Callable[[], Floats], Callable[[], Floats]]:
     """Features of a raster, by this project (features, rows, cols) and by scikit-image (rows, cols, features)."""
     with open_raster(path) as src:
-        image = src.read().astype(np.float32)
+        image = src.read(window=corner(src)).astype(np.float32)
     settings = check_settings({}).pixel_args.model_copy(update={**PEER_FORM, "scales": SCALES})
     bands = len(image)
     features = Features(settings, Bands(tuple(f"{i}" for i in range(bands)), (0.0,) * bands, (1.0,) * bands))
@@ -68,7 +71,7 @@ def like_skimage(path: Path) -> tuple[Features, Callable[[], Floats], Callable[[
             out[:, window.toslices()[0], window.toslices()[1]] = features.of(*around)
 
         with open_raster(path) as src:
-            tiles = list(feature_windows(src.height, src.width))
+            tiles = list(feature_windows(*image.shape[1:]))
             list(map_threads(work, ((w, *read_around(src, w, features.margin)) for w in tiles)))
         return out
 
@@ -96,23 +99,33 @@ def apart(features: Features, ours: Floats, theirs: Floats) -> float:
     return worst
 
 
+def scene_of(case: Case) -> Path:
+    """The first scene."""
+    return sorted((case.folder / "data/scenes").glob("*.tif"))[0]
+
+
+def corner(src: DatasetReader) -> Window:
+    """What of a scene speed is measured on."""
+    return Window(0, 0, min(SIDE, src.width), min(SIDE, src.height))
+
+
 def trees(case: Case) -> tuple[RandomForestClassifier, Floats]:
-    """A forest as the stage trains it, and the features (pixels, features) of a whole validation frame."""
+    """A forest as the stage trains it, and the features (pixels, features) of a scene."""
     settings = check_settings(case.values)
-    pairs = [find_pairs(case.folder / f"data/{k}_frames", case.folder / f"data/{k}_masks") for k in ("train", "val")]
-    features = Features(settings.pixel_args, read_bands(pairs[0]))
-    sample, args = draw(pairs[0], features), settings.forest_args
+    pairs = find_pairs(case.folder / "data/train_frames", case.folder / "data/train_masks")
+    features = Features(settings.pixel_args, read_bands(pairs))
+    sample, args = draw(pairs, features), settings.forest_args
     forest = RandomForestClassifier(
         args.trees, max_depth=args.depth, min_samples_leaf=args.leaf, max_features=args.share, random_state=args.seed,
         n_jobs=cores(),
     ).fit(sample.features, sample.roof)  # fmt: skip
-    with open_raster(pairs[1][0].frame) as src:
-        found = features.of(*read_around(src, Window(0, 0, src.width, src.height), features.margin))
+    with open_raster(scene_of(case)) as src:
+        found = features.of(*read_around(src, corner(src), features.margin))
     return forest, np.ascontiguousarray(found.reshape(len(found), -1).T)
 
 
 def forest_speed(case: Case, rounds: int) -> tuple[dict[str, list[float]], int, float]:
-    """Seconds for the probabilities of a frame, its pixels, and the largest difference between the two."""
+    """Seconds for the probabilities of a scene, its pixels, and the largest difference between the two."""
     forest, table = trees(case)
     packed, planes = Forest.of(forest), np.ascontiguousarray(table.T)
     parts = np.array_split(np.arange(len(table)), cores() * 4)
@@ -135,12 +148,12 @@ def forest_speed(case: Case, rounds: int) -> tuple[dict[str, list[float]], int, 
 
 def speeds(case: Case, rounds: int) -> None:
     """Print the tables of speed."""
-    path = sorted((case.folder / "data/val_frames").glob("*.tif"))[0]
+    path = scene_of(case)
     features, ours, theirs = like_skimage(path)
     print(f"{case.name}: {len(features.names)} features, largest difference {apart(features, ours(), theirs()):.1e}")
     seconds = timed({"scikit-image": theirs, "this project": ours}, rounds)
     with open_raster(path) as src:
-        tell(f"{case.name}: feature extraction", seconds, src.height * src.width)
+        tell(f"{case.name}: feature extraction", seconds, int(corner(src).width * corner(src).height))
     seconds, pixels, difference = forest_speed(case, rounds)
     print(f"{case.name}: largest difference of the forest's probabilities {difference:.1e}")
     tell(f"{case.name}: forest", seconds, pixels)
