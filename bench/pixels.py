@@ -71,7 +71,7 @@ def like_skimage(path: Path) -> tuple[Features, Callable[[], Floats], Callable[[
             out[:, window.toslices()[0], window.toslices()[1]] = features.of(*around)
 
         with open_raster(path) as src:
-            tiles = list(feature_windows(*image.shape[1:]))
+            tiles = list(feature_windows(*image.shape[1:], len(features.names)))
             list(map_threads(work, ((w, *read_around(src, w, features.margin)) for w in tiles)))
         return out
 

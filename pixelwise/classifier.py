@@ -77,6 +77,6 @@ class PixelClassifier:
 
         tasks = (
             (window, *read_around(src, window, self.features.margin))
-            for window in feature_windows(src.height, src.width)
+            for window in feature_windows(src.height, src.width, len(self.features.names))
         )
         yield from map_threads(work, tasks, workers=workers)

@@ -23,6 +23,7 @@ Floats = NDArray[np.float32]
 TRUNCATE = 4.0  # deviations at which a Gaussian ends, as in scipy and skimage
 GRADIENT = 0.7  # deviation of the smoothing before texture: corrugation is a pixel or two wide
 FILL = 4.0  # deviation of the neighbourhood that invalid pixels are filled from
+FEW_BANDS = 4  # of which all pairs are looked at
 STEEPEST = 10.0  # the largest ratio of two bands
 KINDS = ("values", "mean", "deviation", "edges", "texture", "hessian")
 EXTRA = {"mean": 0, "deviation": 0, "edges": 1, "hessian": 2}  # pixels around a smoothed window that a kind needs
@@ -58,7 +59,8 @@ class Features:
     def __init__(self, settings: PixelArgs, bands: Bands) -> None:
         self.settings, self.bands = settings, bands
         numbers = range(len(bands.names))
-        self.pairs = list(pairwise(numbers) if settings.pairs == "adjacent" else combinations(numbers, 2))
+        every = settings.pairs == "all" or (settings.pairs == "auto" and len(numbers) <= FEW_BANDS)
+        self.pairs = list(combinations(numbers, 2) if every else pairwise(numbers))
         if not self.names:
             found = f"no feature for imagery of {len(bands.names)} bands"
             raise SettingsError("pixel_args", found, "at least one", "Name layers in values or mean.")
@@ -175,14 +177,16 @@ class Features:
 
 def difference(one: Floats, other: Floats) -> Floats:
     """The normalised difference (one - other) / (one + other), -1 to 1; 0 where the sum is 0."""
-    total = one + other
-    found = np.divide(one - other, total, out=np.zeros_like(one), where=total != 0)
-    return np.asarray(np.clip(found, -1.0, 1.0), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # untagged nodata such as -3.4e38
+        total = one + other
+        found = np.divide(one - other, total, out=np.zeros_like(one), where=total != 0)
+    return np.asarray(np.nan_to_num(np.clip(found, -1.0, 1.0)), np.float32)
 
 
 def ratio(one: Floats, other: Floats) -> Floats:
     """One divided by the other, -10 to 10; 0 where the other is 0."""
-    found = np.divide(one, other, out=np.zeros_like(one), where=other != 0)
+    with np.errstate(over="ignore"):
+        found = np.divide(one, other, out=np.zeros_like(one), where=other != 0)
     return np.asarray(np.clip(found, -STEEPEST, STEEPEST), np.float32)
 
 

@@ -1,4 +1,7 @@
-"""Which pixels a classifier learns from: as many of roof as of background, spread evenly over the frames."""
+"""Which pixels a classifier learns from: as many of roof as of background, spread evenly over the frames.
+
+Where there is less roof than that, all of it, and it is not weighted up: that made both classifiers worse.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,8 @@ from roofkit.pairs import Pair, read_mask
 from roofkit.raster import Pixels, Valid, band_names, data_bands, open_raster, read_pixels, windows
 from roofkit.workers import map_threads
 
-ROWS, COLS = 256, 512  # of a window: some 100 features of it are 50 MB
+SIDE = 256  # rows of a window
+FEW = 128  # features of which a window of twice as many columns takes 64 MB
 Floats = NDArray[np.float32]
 
 
@@ -84,8 +88,9 @@ def read_bands(pairs: Sequence[Pair]) -> Bands:
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """The names, with the band's number behind those that stand twice."""
-    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, start=1)]
+    """The names, with the band's number behind those that stand twice, or that are the name of a layer."""
+    plain = [names.count(name) == 1 and name != "brightness" for name in names]
+    return [name if alone else f"{name} ({i})" for i, (name, alone) in enumerate(zip(names, plain), start=1)]
 
 
 def read_truth(pair: Pair) -> tuple[Valid, Valid]:
@@ -151,15 +156,16 @@ def draw_frame(
     with open_raster(pair.frame) as src:
         tasks = (
             (window, *read_around(src, window, features.margin))
-            for window in feature_windows(src.height, src.width)
+            for window in feature_windows(src.height, src.width, len(features.names))
             if chosen[window.toslices()].any()
         )
         found = list(map_threads(pick, tasks, workers=workers))
     return np.concatenate([f for f, _ in found]), np.concatenate([r for _, r in found])
 
 
-def feature_windows(height: int, width: int) -> Iterator[Window]:
+def feature_windows(height: int, width: int, num_features: int) -> Iterator[Window]:
     """Windows that cover a raster once, aligned to its blocks, for whose features memory is enough."""
-    for row in range(0, height, ROWS):
-        for col in range(0, width, COLS):
-            yield Window(col, row, min(COLS, width - col), min(ROWS, height - row))
+    cols = 2 * SIDE if num_features <= FEW else SIDE
+    for row in range(0, height, SIDE):
+        for col in range(0, width, cols):
+            yield Window(col, row, min(cols, width - col), min(SIDE, height - row))

@@ -288,7 +288,10 @@ class PixelArgs(Block):
     edges: Layers = Field(("brightness",), description="how steep, at each scale (Sobel)")
     texture: Layers = Field(("brightness",), description="how much edges agree in direction: 1 on corrugated sheets")
     hessian: Layers = Field(("brightness",), description="ridges and valleys: eigenvalues of second derivatives")
-    pairs: Literal["adjacent", "all"] = Field("all", description="pairs of bands for differences and ratios")
+    pairs: Literal["auto", "adjacent", "all"] = Field(
+        "auto",
+        description="pairs of bands for differences and ratios; auto: all of up to four bands, else adjacent ones",
+    )
     scales: tuple[Annotated[float, Field(ge=0.3, le=128.0)], ...] = Field(
         (1.0, 2.0, 4.0, 8.0, 16.0, 32.0), description="deviations of the Gaussian neighbourhoods, in pixels"
     )

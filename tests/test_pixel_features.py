@@ -37,7 +37,9 @@ def test_names_by_hand():
 
 
 def test_pairs_of_bands():
-    assert len(made(5, values=("differences",)).names) == 10
+    assert len(made(5, values=("differences",), pairs="all").names) == 10
+    assert len(made(5, values=("differences",)).names) == 4
+    assert len(made(4, values=("differences",)).names) == 6
     assert made(3, values=("ratios",), pairs="adjacent").names == ["a / b", "b / c"]
 
 
@@ -69,6 +71,13 @@ def test_differences_and_ratios_without_a_sum():
     one, other = np.array([3, -3, 0, 5, -1], "f4"), np.array([1, 3, 0, -4, 0.01], "f4")
     np.testing.assert_allclose(difference(one, other), [0.5, 0, 0, 1, 1])
     np.testing.assert_allclose(ratio(one, other), [3, -1, 0, -1.25, -10])
+
+
+def test_nodata_without_a_tag_gives_numbers_all_the_same():
+    least = np.full(3, np.finfo("f4").min)
+    other = np.array([0, least[0], -least[0]], "f4")
+    np.testing.assert_allclose(difference(least, other), [1, 0, 0])
+    np.testing.assert_allclose(ratio(least, other), [0, 1, -1])
 
 
 def test_mean_and_deviation_of_a_checkerboard():

@@ -98,6 +98,7 @@ def test_bands_by_hand(make_raster):
 
 def test_names_that_stand_twice_get_their_number():
     assert unique(["nir", "red", "nir"]) == ["nir (1)", "red", "nir (3)"]
+    assert unique(["red", "brightness"]) == ["red", "brightness (2)"]
 
 
 def test_frames_of_other_bands_are_named(make_raster):
