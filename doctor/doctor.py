@@ -45,6 +45,10 @@ class Patient:
 
     def __init__(self, options: argparse.Namespace, run: Run) -> None:
         self.run, self.paths, self.settings = run, run.paths, run.settings
+        for path in options.given:
+            if path.suffix == ".skops":
+                advice = "Predict with it, and name the folder of its masks."
+                raise SettingsError(path, "a pixel classifier", f"a network ({', '.join(MODELS)}), or masks", advice)
         models = [path for path in options.given if path.suffix in MODELS]
         if len(models) > 1:
             raise SettingsError(models[1], "a second model", "one", "Name one model, and masks.")

@@ -481,6 +481,8 @@ def test_nothing_to_look_at(tmp_path, capsys):
 def test_two_models(tmp_path, capsys):
     assert run(tmp_path, "a.h5", "b.keras") == 1
     assert "b.keras: a second model" in capsys.readouterr().err
+    assert run(tmp_path, str(tmp_path / "forest.skops")) == 1
+    assert "forest.skops: a pixel classifier; expected a network" in capsys.readouterr().err
 
 
 def test_masks_alone(make_raster, tmp_path, capsys):
