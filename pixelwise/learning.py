@@ -12,7 +12,7 @@ from pixelwise.classifier import Calibration, PixelClassifier, log_odds
 from pixelwise.features import Features
 from pixelwise.model_file import check_suffix, save_classifier
 from pixelwise.models import Model
-from pixelwise.sampling import PixelSample, count_classes, draw, read_bands, read_truth
+from pixelwise.sampling import PixelSample, check_bands, count_classes, draw, read_bands, read_truth
 from roofkit import scores
 from roofkit.artifacts import Outputs, committed, digest, fingerprint
 from roofkit.cli import Run, progress, say
@@ -118,6 +118,7 @@ def learn(run: Run, model_path: Path, kind: str, settings: Block, fit: Fit) -> t
 
 def _lesson(training: list[Pair], validation: list[Pair], run: Run) -> Lesson:
     features = Features(run.settings.pixel_args, read_bands(training))
+    check_bands(validation, like=training[0])
     count_classes(validation)  # before the work rather than after it
     return Lesson(features, draw(training, features, workers=run.workers, quiet=run.quiet), validation, run)
 

@@ -63,16 +63,12 @@ def read_bands(pairs: Sequence[Pair]) -> Bands:
         MismatchError: Two frames have different numbers of bands.
         BadInputError: Not one pixel is valid.
     """
-    names: list[str] = []
-    count, total, squares = 0, np.zeros(0), np.zeros(0)
+    check_bands(pairs, like=pairs[0])
+    with open_raster(pairs[0].frame) as src:
+        names = band_names(src)
+    count, total, squares = 0, np.zeros(len(names)), np.zeros(len(names))
     for pair in pairs:
         with open_raster(pair.frame) as src:
-            if not names:
-                names = band_names(src)
-                total, squares = np.zeros(len(names)), np.zeros(len(names))
-            if len(data_bands(src)) != len(names):
-                found, expected = f"{len(data_bands(src))} bands", f"{len(names)}, as {pairs[0].frame} has"
-                raise MismatchError(pair.frame, found, expected, "Keep frames of one kind in the folder.")
             for window in windows(src.height, src.width, 2048):
                 pixels, valid = read_pixels(src, window)
                 measured = pixels[:, valid & np.isfinite(pixels).all(axis=0)].astype(np.float64)
@@ -85,6 +81,17 @@ def read_bands(pairs: Sequence[Pair]) -> Bands:
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     return Bands(tuple(unique(names)), tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist()))
+
+
+def check_bands(pairs: Sequence[Pair], like: Pair) -> None:
+    """Raise MismatchError where a frame has not as many bands as another."""
+    with open_raster(like.frame) as src:
+        bands = len(data_bands(src))
+    for pair in pairs:
+        with open_raster(pair.frame) as src:
+            if len(data_bands(src)) != bands:
+                found, expected = f"{len(data_bands(src))} bands", f"{bands}, as {like.frame} has"
+                raise MismatchError(pair.frame, found, expected, "Keep to frames of one kind.")
 
 
 def unique(names: Sequence[str]) -> list[str]:
@@ -146,7 +153,7 @@ def draw_frame(
     chosen = np.zeros(roof.shape, bool)
     for kind, count in zip((valid & ~roof, roof), wanted):
         places = np.flatnonzero(kind)
-        chosen.ravel()[rng.permutation(places)[:count]] = True
+        chosen.ravel()[places[rng.choice(places.size, count, replace=False, shuffle=False)]] = True
 
     def pick(task: tuple[Window, Pixels, Valid]) -> tuple[Floats, NDArray[np.bool_]]:
         window, *around = task

@@ -310,8 +310,8 @@ class ForestArgs(Block):
     share: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["sqrt", "log2"] = Field(
         "sqrt", description="features that a split may choose from: a share of them, or a function of their number"
     )
-    importance: Annotated[int, Field(ge=0)] = Field(
-        5000, description="validation pixels on which the importance of features is measured; 0: it is not"
+    importance: Literal[0] | Annotated[int, Field(ge=10)] = Field(
+        5000, description="validation pixels on which the importance of features is measured; 0: it is not measured"
     )
     seed: Annotated[int, Field(ge=0)] = 0
 

@@ -235,6 +235,18 @@ def test_a_missing_class_is_one_line(project, capsys, folder, value, line):
     assert not list(project.path("results").glob("*.skops"))
 
 
+def test_validation_frames_of_other_bands_are_named(project, make_raster, capsys):
+    make_raster(np.zeros((2, SIDE, SIDE), "uint16"), "data/val_frames/val_1.tif")
+    assert project.run(forest) == 1
+    assert "val_1.tif: 2 bands; expected 3, as" in capsys.readouterr().err
+
+
+def test_the_importance_of_a_few_pixels_is_refused(project, capsys):
+    project.values["forest_args"]["importance"] = 3
+    assert project.run(forest) == 1
+    assert "forest_args.importance is 3" in capsys.readouterr().err
+
+
 def test_no_frames_is_one_line(project, capsys):
     shutil.rmtree(project.path("data/train_frames"))
     assert project.run(forest) == 1
