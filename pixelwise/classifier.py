@@ -61,7 +61,8 @@ class PixelClassifier:
     def probability(self, pixels: Pixels, valid: Valid) -> Floats:
         """Roof probability (rows, cols) of a window that is given with the margin of its features."""
         features = self.features.of(pixels, valid)
-        found = self.calibration(self.model.probability(features.reshape(len(features), -1)))
+        raw = self.model.probability(features.reshape(len(features), -1)).astype(np.float32)
+        found = self.calibration(raw)  # of what the threshold was chosen on
         return found.astype(np.float32).reshape(features.shape[1:])
 
     def scan(self, src: DatasetReader, workers: int | None = None) -> Iterator[tuple[Window, Floats]]:

@@ -139,7 +139,7 @@ def judged(kind: str, lesson: Lesson, model: Model) -> tuple[PixelClassifier, di
                 histogram += scores.frame_counts(probability, roof[here], valid[here])
     best, iou = scores.best_iou(histogram)
     calibration = calibrate(histogram)
-    threshold = float(np.clip(np.float32(calibration(best)), 1e-6, 1 - 1e-6))
+    threshold = float(np.clip(calibration(np.asarray(just_below(float(best)))), 1e-6, 1 - 1e-6))
     after = rebinned(histogram, calibration)
     found = {
         "val_iou": float(iou), "val_f1": float(2 * iou / (1 + iou)),
@@ -147,6 +147,17 @@ def judged(kind: str, lesson: Lesson, model: Model) -> tuple[PixelClassifier, di
         "val_ece": float(scores.expected_calibration_error(after)), "threshold": threshold,
     }  # fmt: skip
     return PixelClassifier(kind, lesson.features, model, calibration, threshold), found
+
+
+def just_below(threshold: float) -> float:
+    """Half-way between the two float32 numbers that a threshold parts.
+
+    Many pixels share a forest's probability, and it may be the threshold itself: rounding must not move them.
+    """
+    first = np.float32(threshold)
+    if float(first) < threshold:
+        first = np.nextafter(first, np.float32(1))
+    return (float(first) + float(np.nextafter(first, np.float32(0)))) / 2
 
 
 def calibrate(histogram: Histogram) -> Calibration:
