@@ -86,7 +86,7 @@ def fit(lesson: "Lesson", settings: ForestArgs) -> "tuple[Forest, dict[str, Any]
         oob_score=True, n_jobs=lesson.run.workers or cores(), random_state=settings.seed,
     )  # fmt: skip
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of few trees: some pixels were seen by all of them
+        warnings.filterwarnings("ignore", "Some inputs do not have OOB scores", UserWarning)  # few trees
         trees.fit(lesson.sample.features, lesson.sample.roof)
     model, names = Forest.of(trees), lesson.features.names
     facts = {"nodes": len(model.thresholds), "oob_accuracy": float(trees.oob_score_), "most_important": []}
@@ -103,7 +103,14 @@ def forest(options: argparse.Namespace, run: Run) -> ForestReport:
 
     settings = run.block("forest_args", {"seed": options.seed})
     path = options.model.absolute() if options.model else run.paths.forest
-    facts, kept = learn(run, path, "forest", settings, lambda lesson: fit(lesson, settings))
+    facts, kept = learn(
+        run,
+        path,
+        "forest",
+        settings=settings,
+        fit=lambda lesson: fit(lesson, settings),
+        charted=bool(settings.importance),
+    )
     return ForestReport(**facts, kept=kept)
 
 

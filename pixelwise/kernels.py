@@ -19,7 +19,7 @@ BLOCK = 1024  # pixels that are taken through one tree after another; a multiple
 
 
 def _compiled(kernel: Kernel) -> Kernel:
-    """The kernel as machine code. Not kept on disk: numba would read it back by pickle, and it takes 2 s to make."""
+    """The kernel as machine code, made anew in each process: what numba keeps on disk it reads back by pickle."""
     return numba.njit(**OPTIONS)(kernel)  # type: ignore[no-any-return]
 
 

@@ -71,7 +71,9 @@ class Lesson:
 Fit = Callable[[Lesson], tuple[Model, dict[str, Any], Chart | None]]
 
 
-def learn(run: Run, model_path: Path, kind: str, settings: Block, fit: Fit) -> tuple[dict[str, Any], bool]:
+def learn(
+    run: Run, model_path: Path, kind: str, *, settings: Block, fit: Fit, charted: bool = True
+) -> tuple[dict[str, Any], bool]:
     """Train a classifier on the project's frames, score it on its validation frames, and write it with its picture.
 
     Args:
@@ -80,6 +82,7 @@ def learn(run: Run, model_path: Path, kind: str, settings: Block, fit: Fit) -> t
         kind: forest or regression.
         settings: Of the kind, beside `pixel_args`.
         fit: Makes the model of the lesson, with facts about it for the report, and what the picture shows.
+        charted: Whether there is a picture.
 
     Returns:
         The facts, and whether they are those of a finished model that was kept.
@@ -95,7 +98,7 @@ def learn(run: Run, model_path: Path, kind: str, settings: Block, fit: Fit) -> t
     key = fingerprint(kind, settings, run.settings.pixel_args, len(training), made_from)
     name, picture = model_path.name, model_path.with_suffix(".png")
     with Outputs(model_path.parent, kind, name=name, overwrite=run.overwrite) as outputs:
-        kept = not outputs.plan({name: key, picture.name: key})
+        kept = not outputs.plan({name: key, **({picture.name: key} if charted else {})})
         if not kept:
             lesson = _lesson(training, validation, run)
             model, facts, chart = fit(lesson)
@@ -103,8 +106,6 @@ def learn(run: Run, model_path: Path, kind: str, settings: Block, fit: Fit) -> t
             if chart:
                 draw_chart(chart, picture)
                 outputs.record(picture.name, key)
-            else:
-                outputs.leave_out(picture.name)
             save_classifier(classifier, model_path)
             counts = {"train_frames": len(training), "val_frames": len(validation)}
             pixels = {"pixels": len(lesson.sample.roof), "features": len(lesson.features.names)}

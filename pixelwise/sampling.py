@@ -1,6 +1,6 @@
 """Which pixels a classifier learns from: as many of roof as of background, spread evenly over the frames.
 
-Where there is less roof than that, all of it, and it is not weighted up: that made both classifiers worse.
+Where there is less roof than that, all of it, and it is not weighted up.
 """
 
 from collections.abc import Iterator, Sequence

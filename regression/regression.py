@@ -137,7 +137,7 @@ def regression(options: argparse.Namespace, run: Run) -> RegressionReport:
 
     settings = run.block("regression_args", {"seed": options.seed})
     path = options.model.absolute() if options.model else run.paths.regression
-    facts, kept = learn(run, path, "regression", settings, lambda lesson: fit(lesson, settings))
+    facts, kept = learn(run, path, "regression", settings=settings, fit=lambda lesson: fit(lesson, settings))
     return RegressionReport(**facts, kept=kept)
 
 

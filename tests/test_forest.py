@@ -117,6 +117,8 @@ def test_without_importance_there_is_no_picture(project, capsys):
     assert found["most_important"] == []
     assert [path.split("/")[-1] for path in found["wrote"]] == ["forest.skops"]
     assert not project.path("results/forest.png").exists()
+    assert project.run(forest) == 0
+    assert report(capsys)["kept"]
 
 
 @pytest.mark.parametrize("name", STAGES)

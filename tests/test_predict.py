@@ -227,7 +227,6 @@ def test_polygons_need_a_crs(make_raster, tmp_path):
 @pytest.fixture
 def fake_model(monkeypatch, tmp_path):
     """A model file whose loading gives the stand-in network."""
-    pytest.importorskip("unet.model_file")
     (tmp_path / "model.h5").write_bytes(b"model")
     monkeypatch.setattr("unet.model_file.load_model", lambda path: predictor(tmp_path).loaded)
     return str(tmp_path / "model.h5")
