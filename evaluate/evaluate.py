@@ -415,13 +415,9 @@ def add_roofs(frames: list[Frame], options: argparse.Namespace, run: Run) -> lis
 
 def other_frames(frames: list[Frame], run: Run) -> dict[str, list[Frame]]:
     """The frames as forest and regression predicted them, where predict wrote such masks and probabilities."""
-    paths = run.paths
-    folders = {
-        "forest": (paths.forest_predictions, paths.forest_probabilities),
-        "regression": (paths.regression_predictions, paths.regression_probabilities),
-    }
     found = {}
-    for name, (masks, probabilities) in folders.items():
+    for name, classifier in run.paths.classifiers.items():
+        masks, probabilities = classifier.predictions, classifier.probabilities
         if not holds_files(masks):
             continue
         try:

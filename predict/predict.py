@@ -491,9 +491,9 @@ def predict(options: argparse.Namespace, run: Run) -> PredictReport:
         targets = Targets(options.dst or run.paths.map, probabilities, options.vectors)
         return predict_rasters(raster_files(options.src, extension), targets, predictor, run=run)
     report = predict_project(predictor, options, run)
-    for other in () if options.model else (run.paths.forest, run.paths.regression):
-        if other.is_file():
-            report = both(predict_validation(predictor_of(other, settings, run), None, run), report)
+    for other in () if options.model else run.paths.classifiers.values():
+        if other.model.is_file():
+            report = both(predict_validation(predictor_of(other.model, settings, run), None, run), report)
     return report
 
 
@@ -517,10 +517,7 @@ def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run)
 def predict_validation(predictor: Predictor, own: Path | None, run: Run) -> PredictReport:
     """The validation frames, into the folders where evaluate looks for that model's; probabilities into `own` too."""
     paths = run.paths
-    folders = {
-        paths.forest: (paths.forest_predictions, paths.forest_probabilities),
-        paths.regression: (paths.regression_predictions, paths.regression_probabilities),
-    }
+    folders = {other.model: (other.predictions, other.probabilities) for other in paths.classifiers.values()}
     masks, probabilities = folders.get(predictor.path.absolute(), (paths.predictions, paths.probabilities))
     targets = Targets(masks, (probabilities, *([own] if own else [])))
     frames = raster_files(paths.val_frames, run.settings.extension_args.extension)

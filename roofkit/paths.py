@@ -48,6 +48,23 @@ class Paths:
     regression_probabilities: Path
     metrics: Path
 
+    @property
+    def classifiers(self) -> "dict[str, Classifier]":
+        """What forest and regression make, and what predict makes with it of the validation frames."""
+        return {
+            "forest": Classifier(self.forest, self.forest_predictions, self.forest_probabilities),
+            "regression": Classifier(self.regression, self.regression_predictions, self.regression_probabilities),
+        }
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Where a pixel classifier lies, and its masks and probabilities of the validation frames."""
+
+    model: Path
+    predictions: Path
+    probabilities: Path
+
 
 def project_paths(settings: Settings, base: Path, data: Path | None = None, results: Path | None = None) -> Paths:
     """The project's paths.
