@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from pixelwise import kernels
 from roofkit.errors import SettingsError
-from roofkit.raster import Pixels, Valid, read_pixels
+from roofkit.raster import Pixels, Valid, finite, read_pixels
 from roofkit.settings import PixelArgs
 
 Floats = NDArray[np.float32]
@@ -90,14 +90,19 @@ class Features:
         return [pattern.format(names[a], names[b]) for a, b in self.pairs]
 
     @cached_property
-    def margin(self) -> int:
-        """Pixels around a window that its features depend on."""
+    def reach(self) -> int:
+        """Pixels around a window that its features depend on, where all of them are valid."""
         reach = 0
         for kind in KINDS[1:]:
             if getattr(self.settings, kind) and self.settings.scales:
                 extra = gaussian(GRADIENT).size // 2 + 1 if kind == "texture" else EXTRA[kind]
                 reach = max(reach, gaussian(max(self.settings.scales)).size // 2 + extra)
-        return reach + (gaussian(FILL).size // 2)
+        return reach
+
+    @property
+    def margin(self) -> int:
+        """Pixels around a window that its features depend on."""
+        return self.reach + gaussian(FILL).size // 2
 
     def of(self, pixels: Pixels, valid: Valid) -> Floats:
         """The features of a window.
@@ -110,12 +115,11 @@ class Features:
             (features, rows, cols).
         """
         images = self._images(pixels, valid)
-        margin = self.margin - gaussian(FILL).size // 2
-        shape = tuple(side - 2 * margin for side in images[next(iter(images))].shape)
+        shape = tuple(side - 2 * self.reach for side in images[next(iter(images))].shape)
         out = np.empty((len(self.names), *shape), np.float32)
         places = iter(out)
         for name in self._named("values"):
-            next(places)[:] = cropped(images[name], margin)
+            next(places)[:] = cropped(images[name], self.reach)
         products = {name: _products(images[name]) for name in self._named("texture")}
         for scale in self.settings.scales:
             self._at_scale(images, products, gaussian(scale), places)
@@ -132,7 +136,7 @@ class Features:
         places: Iterator[Floats],
     ) -> None:
         """Fill in the features of one scale, in the order of `names`."""
-        margin = self.margin - gaussian(FILL).size // 2 - weights.size // 2
+        margin = self.reach - weights.size // 2
         wanted = {kind: self._named(kind) for kind in KINDS[1:]}
         smooth: dict[str, Floats] = {}
         for name in dict.fromkeys(wanted["mean"] + wanted["deviation"] + wanted["edges"] + wanted["hessian"]):
@@ -201,8 +205,7 @@ def filled(pixels: Pixels, valid: Valid, mean: Floats) -> Floats:
     weights = gaussian(FILL)
     radius = weights.size // 2
     inner = np.s_[..., radius : valid.shape[0] - radius, radius : valid.shape[1] - radius]
-    if pixels.dtype.kind == "f":
-        valid = valid & np.isfinite(pixels).all(axis=0)
+    valid = finite(pixels, valid)
     if valid.all():
         return np.asarray(pixels[inner], np.float32)
     measured = np.where(valid, pixels.astype(np.float32) - mean, np.float32(0))

@@ -109,12 +109,12 @@ def learn(
             save_classifier(classifier, model_path)
             counts = {"train_frames": len(training), "val_frames": len(validation)}
             pixels = {"pixels": len(lesson.sample.roof), "features": len(lesson.features.names)}
-            wrote = [str(path) for path in (model_path, picture) if path.exists()]
-            outputs.record(name, key, facts={"wrote": wrote, **counts, **pixels, **facts, **found})
+            outputs.record(name, key, facts={**counts, **pixels, **facts, **found})
         else:
             say(f"{model_path}: kept, finished with these frames and settings")
         outputs.finish()
-        return outputs.facts(name)["facts"], kept
+        wrote = [str(path) for path in (model_path, *([picture] if charted else []))]
+        return {"wrote": wrote, **outputs.facts(name)["facts"]}, kept
 
 
 def _lesson(training: list[Pair], validation: list[Pair], run: Run) -> Lesson:

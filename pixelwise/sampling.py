@@ -14,7 +14,7 @@ from pixelwise.features import Bands, Features, read_around
 from roofkit.cli import progress
 from roofkit.errors import BadInputError, MismatchError
 from roofkit.pairs import Pair, read_mask
-from roofkit.raster import Pixels, Valid, band_names, data_bands, open_raster, read_pixels, windows
+from roofkit.raster import Pixels, Valid, band_names, data_bands, finite, open_raster, read_pixels, windows
 from roofkit.workers import map_threads
 
 SIDE = 256  # rows of a window
@@ -71,7 +71,7 @@ def read_bands(pairs: Sequence[Pair]) -> Bands:
         with open_raster(pair.frame) as src:
             for window in windows(src.height, src.width, 2048):
                 pixels, valid = read_pixels(src, window)
-                measured = pixels[:, valid & np.isfinite(pixels).all(axis=0)].astype(np.float64)
+                measured = pixels[:, finite(pixels, valid)].astype(np.float64)
                 count += measured.shape[1]
                 total += measured.sum(axis=1)
                 squares += (measured**2).sum(axis=1)
@@ -104,8 +104,7 @@ def read_truth(pair: Pair) -> tuple[Valid, Valid]:
     """Where the mask says roof, and where frame and mask are valid; both (rows, cols)."""
     with open_raster(pair.frame) as src:
         pixels, valid = read_pixels(src)
-    if pixels.dtype.kind == "f":
-        valid = valid & np.isfinite(pixels).all(axis=0)
+    valid = finite(pixels, valid)
     with open_raster(pair.mask) as src:
         roof, labelled = read_mask(src)
     return roof & valid & labelled, valid & labelled

@@ -518,7 +518,7 @@ def predict_validation(predictor: Predictor, own: Path | None, run: Run) -> Pred
     """The validation frames, into the folders where evaluate looks for that model's; probabilities into `own` too."""
     paths = run.paths
     folders = {other.model: (other.predictions, other.probabilities) for other in paths.classifiers.values()}
-    masks, probabilities = folders.get(predictor.path.absolute(), (paths.predictions, paths.probabilities))
+    masks, probabilities = folders.get(predictor.path.resolve(), (paths.predictions, paths.probabilities))
     targets = Targets(masks, (probabilities, *([own] if own else [])))
     frames = raster_files(paths.val_frames, run.settings.extension_args.extension)
     return predict_rasters(frames, targets, predictor, run=run)

@@ -187,6 +187,11 @@ def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixel
     return pixels, valid
 
 
+def finite(pixels: Pixels, valid: Valid) -> Valid:
+    """Where pixels (bands, rows, cols) are valid and no band is infinite or NaN: what can be computed with."""
+    return valid & np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else valid
+
+
 def _without_mask(src: DatasetReader) -> bool:
     return all(flags == [MaskFlags.all_valid] for flags in src.mask_flag_enums)
 

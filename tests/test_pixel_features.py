@@ -89,6 +89,34 @@ def test_mean_and_deviation_of_a_checkerboard():
     np.testing.assert_allclose(found[1], 4, atol=1e-3)
 
 
+def test_each_feature_is_what_its_name_says():
+    """Against scikit-image's multi-scale features and scipy, away from the edges, where they go on in other ways."""
+    from scipy import ndimage
+    from skimage.feature import multiscale_basic_features
+
+    image = np.random.default_rng(4).integers(0, 200, (2, 90, 100)).astype("uint8")
+    features = made(2, **dict.fromkeys(NONE, ("bands",)), scales=(1.0, 2.0))
+    edge = np.s_[features.margin : -features.margin, features.margin : -features.margin]
+    found = dict(zip(features.names, features.of(image, np.ones(image.shape[1:], bool))))
+    planes = image.astype("f4").transpose(1, 2, 0)
+    theirs = multiscale_basic_features(planes, channel_axis=-1, sigma_min=1, sigma_max=2, num_sigma=2)
+    columns = iter(np.moveaxis(theirs, -1, 0))
+    for band, plane in zip("ab", image.astype(float)):
+        np.testing.assert_array_equal(found[band], plane[edge])
+        down, along = (np.gradient(ndimage.gaussian_filter(plane, 0.7), axis=axis) for axis in (0, 1))
+        for scale in (1, 2):
+            for kind in ("mean", "edges", "ridge", "valley"):
+                np.testing.assert_allclose(found[f"{kind} of {band} at {scale} px"], next(columns)[edge], atol=1e-3)
+            mean, square, dd, aa, da = (
+                ndimage.gaussian_filter(a, scale)[edge] for a in (plane, plane**2, down**2, along**2, down * along)
+            )
+            spread = np.sqrt(square - mean**2)
+            np.testing.assert_allclose(found[f"deviation of {band} at {scale} px"], spread, rtol=1e-3)
+            agreed = np.hypot(dd - aa, 2 * da) / (dd + aa)
+            np.testing.assert_allclose(found[f"texture of {band} at {scale} px"], agreed, atol=1e-3)
+    assert next(columns, None) is None
+
+
 def test_what_is_invalid_is_filled_from_around_it_and_does_not_matter():
     rng = np.random.default_rng(1)
     pixels, valid = rng.integers(100, 120, (2, 80, 90)).astype("int16"), np.ones((80, 90), bool)

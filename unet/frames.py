@@ -14,7 +14,7 @@ from skimage.transform import resize
 
 from roofkit.errors import SettingsError
 from roofkit.pairs import Pair, read_mask
-from roofkit.raster import Pixels, Valid, data_bands, open_raster, read_pixels
+from roofkit.raster import Pixels, Valid, data_bands, finite, open_raster, read_pixels
 
 Image = NDArray[np.float32]
 
@@ -100,8 +100,7 @@ def network_input(pixels: Pixels, valid: Valid, size: tuple[int, int]) -> tuple[
     Returns:
         Pixels (*size, bands), unscaled, and their validity (*size). Infinite values are invalid.
     """
-    if pixels.dtype.kind == "f":
-        valid = valid & np.isfinite(pixels).all(axis=0)
+    valid = finite(pixels, valid)
     image = resize_frame(fill_invalid(pixels, valid), size)
     return np.ascontiguousarray(np.moveaxis(image, 0, -1)), resize_flags(valid, size)
 
