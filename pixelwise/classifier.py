@@ -58,6 +58,11 @@ class PixelClassifier:
     calibration: Calibration = Calibration()
     threshold: float = 0.5
 
+    @property
+    def channels(self) -> int:
+        """Bands that it takes."""
+        return len(self.features.bands.names)
+
     def probability(self, pixels: Pixels, valid: Valid) -> Floats:
         """Roof probability (rows, cols) of a window that is given with the margin of its features."""
         features = self.features.of(pixels, valid)

@@ -142,17 +142,12 @@ class Predictor(ABC):
     @property
     def threshold(self) -> float:
         """From this probability on a pixel is roof."""
-        return self.stored_threshold if self.settings.threshold == "auto" else self.settings.threshold
+        return float(self.loaded.threshold if self.settings.threshold == "auto" else self.settings.threshold)
 
     @property
     @abstractmethod
-    def stored_threshold(self) -> float:
-        """The one that was best on the validation frames."""
-
-    @property
-    @abstractmethod
-    def channels(self) -> int:
-        """Bands that the model takes."""
+    def loaded(self) -> Any:
+        """The model, which knows the threshold that was best on the validation frames, and the bands that it takes."""
 
     @abstractmethod
     def scan(self, src: DatasetReader) -> Iterator[tuple[Window, Floats]]:
@@ -160,8 +155,8 @@ class Predictor(ABC):
 
     def check(self, src: DatasetReader, path: Path) -> None:
         """Raise MismatchError when the raster has another number of bands than the model takes."""
-        if len(data_bands(src)) != self.channels:
-            found, expected = f"{len(data_bands(src))} bands", f"{self.channels}, as {self.path} takes"
+        if len(data_bands(src)) != self.loaded.channels:
+            found, expected = f"{len(data_bands(src))} bands", f"{self.loaded.channels}, as {self.path} takes"
             raise MismatchError(path, found, expected, "Choose a model that was trained on such imagery.")
 
 
@@ -179,16 +174,6 @@ class PixelPredictor(Predictor):
 
         return load_classifier(self.path)
 
-    @property
-    def stored_threshold(self) -> float:
-        """The one that was best on the validation frames."""
-        return self.loaded.threshold
-
-    @property
-    def channels(self) -> int:
-        """Bands that the model takes."""
-        return len(self.loaded.features.bands.names)
-
     def scan(self, src: DatasetReader) -> Iterator[tuple[Window, Floats]]:
         """Windows, worked out side by side on all cores."""
         yield from self.loaded.scan(src, self.workers)
@@ -203,16 +188,6 @@ class NetworkPredictor(Predictor):
         from unet.model_file import load_model
 
         return load_model(self.path)
-
-    @property
-    def stored_threshold(self) -> float:
-        """The one that was best on the validation frames."""
-        return self.loaded.threshold
-
-    @property
-    def channels(self) -> int:
-        """Bands that the model takes."""
-        return self.loaded.channels
 
     def scan(self, src: DatasetReader) -> Iterator[tuple[Window, Floats]]:
         """Strips of blended windows."""
