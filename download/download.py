@@ -1,85 +1,238 @@
-"""Fetch imagery and roof polygons.
+"""Fetch imagery and roof polygons of an area.
 
-Writes data/scenes/*.tif and data/labels/roofs.gpkg. The source `sample` needs no network: it is a SYNTHETIC town, made
-up and drawn by this program, for trying the pipeline out. Imagery of your own in data/scenes is left as it is, and
-nothing is added to it.
+Writes data/scenes/*.tif and data/labels/roofs.gpkg.
+
+--source sample       a SYNTHETIC town, made up and drawn by this program; needs no network (the default)
+         earthengine  any collection or image of Google Earth Engine
+         stac         a STAC catalogue: cloud-optimized GeoTIFFs, only their part inside the area
+         cog          GeoTIFFs by address or file name, only their part inside the area
+         xyz          a tile service with {z}, {x} and {y} in its address, which you have the right to use
+         spacenet     a SpaceNet city, images and footprints; from its bucket, or a folder or tar of yours
+--labels osm          buildings of OpenStreetMap with all their tags
+         open-buildings  Google's Open Buildings, through Earth Engine
+         file         a vector file or its address
+A run that was stopped goes on where it was: only what is missing is fetched. --dry-run says what would be.
+Imagery of your own in data/scenes is left as it is; source sample adds nothing to it.
 """
 
 import argparse
+import contextlib
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from affine import Affine
-from rasterio.crs import CRS
+import numpy as np
 
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, run_stage, say, stage_parser
+from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.paths import Paths
-from roofkit.raster import Grid, write_raster
+from roofkit.raster import create_raster
 from roofkit.settings import DownloadArgs, RasterArgs
 from roofkit.vectors import write_features
 
 if TYPE_CHECKING:
-    from sources.sample import Town
+    import geopandas as gpd
+
+    from sources.area import Area
+    from sources.scenes import Scene, Source
+    from sources.web import Web
+
+TILES = ".download"  # the folder inside the data folder where tiles wait for their scene
+COARSE = 10.0  # metres a pixel from which on roofs cannot be told
 
 
 @dataclass(frozen=True)
 class DownloadReport:
-    """What download did."""
+    """What download did, or would do."""
 
     wrote: str
     source: str
+    labels_from: str
     scenes: int
-    labels: int
+    tiles: int
+    pixels: int
+    raw_bytes: int
+    metres_a_pixel: float
+    fetched_bytes: int
+    roofs: int
     made: int
     kept: int
+    dry_run: bool
 
 
-def quarters(size: int) -> list[tuple[int, int]]:
-    """Row and column offsets of the four adjoining scenes that a town of `size` pixels is cut into."""
-    half = size // 2
-    return [(row, col) for row in (0, half) for col in (0, half)]
+@dataclass(frozen=True)
+class LabelPlan:
+    """Roof polygons to be fetched: what decides them, and how."""
+
+    source: str
+    key: str
+    fetch: "Callable[[], gpd.GeoDataFrame]"
 
 
-def scene_name(row: int, col: int) -> str:
-    """The file name of the scene of the made-up town at that pixel offset."""
-    return f"synthetic_town_{row}_{col}.tif"
+def scene_keys(scenes: "Sequence[Scene]", source: "Source", rasters: RasterArgs) -> dict[str, str]:
+    """For each scene, by its name: a hash of all that decides its bytes."""
+    area = source.area.shape.wkt if source.area and not source.area.is_box else None
+    return {
+        scene.name: fingerprint(
+            "download", source.name, scene.request, scene.bands, scene.dtype, scene.nodata, scene.rgb, area, rasters,
+            [str(scene.grid.crs), list(scene.grid.transform)[:6], scene.grid.height, scene.grid.width],
+        )
+        for scene in scenes
+    }  # fmt: skip
 
 
-def download_sample(paths: Paths, *, settings: DownloadArgs, rasters: RasterArgs, overwrite: bool) -> DownloadReport:
-    """Write the made-up town as four scenes and its roofs as polygons."""
-    scenes = {_inside(paths.data, paths.scenes / scene_name(*quarter)): quarter for quarter in quarters(settings.size)}
-    labels = _inside(paths.data, paths.labels)
-    key = fingerprint("download", settings, rasters)
-    with Outputs(paths.data, "download", overwrite=overwrite) as outputs:
-        todo = outputs.plan(dict.fromkeys([*scenes, labels], key))
-        if todo:
-            from sources.sample import make_town
-
-            town = make_town(seed=settings.seed, size=settings.size)
-            for name in todo:
-                if name == labels:
-                    write_features(paths.labels, town.roofs)
-                else:
-                    write_quarter(paths.data / name, town, scenes[name], rasters)
-                outputs.record(name, key)
-        outputs.finish()
-    return DownloadReport(str(paths.data), "sample (synthetic)", len(scenes), 1, len(todo), len(scenes) + 1 - len(todo))
+def write_scene(
+    path: Path, scene: "Scene", read: Callable[[Any], Any], area: "Area | None", rasters: RasterArgs
+) -> float:
+    """Put a scene together from its tiles, which `read` gives; the share of its pixels that are valid."""
+    options: dict[str, Any] = {"bands": len(scene.bands), "dtype": scene.dtype, "nodata": scene.nodata}
+    options |= {"names": scene.bands, "rgb": scene.rgb, "settings": rasters}
+    valid_pixels = 0
+    with create_raster(path, scene.grid, **options) as dst:
+        for window in scene.tiles():
+            pixels, valid = read(window)
+            if area is not None:
+                valid = valid & area.inside(scene.grid.window(window))
+            pixels = np.where(valid, pixels, pixels.dtype.type(scene.nodata or 0))
+            dst.write(pixels, None if scene.nodata is not None else valid, window)
+            valid_pixels += int(valid.sum())
+    return valid_pixels / (scene.grid.height * scene.grid.width)
 
 
-def write_quarter(path: Path, town: "Town", quarter: tuple[int, int], rasters: RasterArgs) -> None:
-    """Write one of the four scenes: 0 is its nodata value."""
-    from sources import sample
+def warn_of_pixel_size(metres: float) -> None:
+    """Say so where no roof can be told at that pixel size."""
+    if metres >= COARSE:
+        say(
+            f"warning: a pixel is {metres:.3g} m wide, and roofs are 5 to 14 m: a quarter of them vanish in the mask, "
+            "and the rest are blots. Metal roofs need 1 m or finer."
+        )
 
-    row, col = quarter
-    half = town.valid.shape[0] // 2
-    pixels = town.pixels[:, row : row + half, col : col + half]
-    grid = Grid(CRS.from_string(sample.CRS), town.transform @ Affine.translation(col, row), half, half)
-    write_raster(path, pixels, None, grid, nodata=0, names=sample.BANDS, rgb=True, settings=rasters)
+
+@dataclass
+class Download:
+    """One run: the source, where things go, what is wanted."""
+
+    source: "Source"
+    paths: Paths
+    settings: DownloadArgs
+    rasters: RasterArgs
+    labels: LabelPlan | None
+    overwrite: bool
+    quiet: bool
+
+    def report(self, scenes: "Sequence[Scene]", todo: Sequence[str], roofs: int, *, dry_run: bool) -> DownloadReport:
+        """The report of what is made and kept."""
+        from sources.area import gsd
+
+        planned = len(scenes) + (self.labels is not None)
+        return DownloadReport(
+            wrote=str(self.paths.data),
+            source="sample (synthetic)" if self.source.name == "sample" else self.source.name,
+            labels_from=self.labels.source if self.labels else "none",
+            scenes=len(scenes),
+            tiles=sum(len(scene.tiles()) for scene in scenes),
+            pixels=sum(scene.grid.height * scene.grid.width for scene in scenes),
+            raw_bytes=sum(scene.grid.height * scene.grid.width * scene.pixel_bytes for scene in scenes),
+            metres_a_pixel=round(max((gsd(scene.grid) for scene in scenes), default=0.0), 4),
+            fetched_bytes=self.source.web.bytes,
+            roofs=roofs,
+            made=0 if dry_run else len(todo),
+            kept=planned - len(todo),
+            dry_run=dry_run,
+        )
+
+    def run(self, scenes: "Sequence[Scene]") -> DownloadReport:
+        """Fetch what is missing and write it.
+
+        Raises:
+            RoofError: The source fails, or a file is in the way.
+        """
+        keys = scene_keys(scenes, self.source, self.rasters)
+        by_name = {_inside(self.paths.data, self.paths.scenes / scene.name): scene for scene in scenes}
+        wanted = {name: keys[scene.name] for name, scene in by_name.items()}
+        labels = _inside(self.paths.data, self.paths.labels)
+        if self.labels:
+            wanted[labels] = self.labels.key
+        with Outputs(self.paths.data, "download", overwrite=self.overwrite) as outputs:
+            self._protect(outputs, wanted)
+            todo = outputs.plan(wanted)
+            with self._progress([by_name[name] for name in todo if name in by_name]) as advance:
+                for name in todo:
+                    if name in by_name:
+                        share = self._make_scene(by_name[name], wanted[name], advance)
+                        outputs.record(name, wanted[name], source=self.source.name, valid_share=share)
+            if self.labels and labels in todo:
+                roofs = self.labels.fetch()
+                write_features(self.paths.labels, roofs)
+                outputs.record(labels, self.labels.key, source=self.labels.source, roofs=len(roofs))
+            outputs.finish()
+            shutil.rmtree(self.paths.data / TILES, ignore_errors=True)
+            count = int(outputs.facts(labels).get("roofs", 0)) if self.labels else 0
+            self._warn_of_blank(outputs, by_name)
+        return self.report(scenes, todo, count, dry_run=False)
+
+    def _protect(self, outputs: Outputs, wanted: dict[str, str]) -> None:
+        """Raise where the imagery of another download would be lost.
+
+        Raises:
+            OutputError: It would.
+        """
+        for name in [] if self.overwrite else outputs.names():
+            facts = outputs.facts(name)
+            lost = name not in wanted or facts["key"] != wanted[name]
+            if lost and facts.get("source", "sample") != "sample" and (self.paths.data / name).exists():
+                raise OutputError(
+                    self.paths.data / name, f"fetched from {facts['source']} with other settings", "no such file",
+                    "Use another --data folder to keep it, or --overwrite to replace it.",
+                )  # fmt: skip
+
+    def _make_scene(self, scene: "Scene", key: str, advance: Callable[..., None]) -> float:
+        from sources.tiles import TileStore, fetch_tiles
+
+        store = TileStore(self.paths.data / TILES / key[:24], scene)
+        fetch_tiles(
+            self.source, store, scene.tiles(), parallel=self.settings.parallel, done=partial(advance, scene=scene)
+        )
+        area = self.source.area if self.source.name != "sample" else None
+        share = write_scene(self.paths.scenes / scene.name, scene, store.read, area, self.rasters)
+        store.clear()
+        return share
+
+    def _warn_of_blank(self, outputs: Outputs, scenes: dict[str, Any]) -> None:
+        """Say which scenes hold no valid pixel.
+
+        Raises:
+            BadInputError: None does.
+        """
+        blank = [name for name in scenes if outputs.facts(name)["valid_share"] == 0.0]
+        if scenes and len(blank) == len(scenes):
+            found = f"not one valid pixel in {len(blank)} scenes"
+            advice = "Check area, dates and cloud limit."
+            raise BadInputError(self.paths.scenes, found, "imagery of the area", advice)
+        if blank:
+            say(f"warning: {len(blank)} of {len(scenes)} scenes hold no valid pixel ({Path(blank[0]).name}, …)")
+
+    @contextlib.contextmanager
+    def _progress(self, scenes: "Sequence[Scene]") -> Iterator[Callable[..., None]]:
+        """A function to call for each tile that is there; on a terminal it moves a bar of bytes, rate and time left."""
+        if self.quiet or not sys.stderr.isatty() or not scenes:
+            yield lambda window, scene: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as Speed
+
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn()
+        total = sum(s.grid.height * s.grid.width * s.pixel_bytes for s in scenes)
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(self.source.name, total=total)
+            yield lambda window, scene: bar.advance(task, window.height * window.width * scene.pixel_bytes)
 
 
 def _inside(folder: Path, path: Path) -> str:
@@ -93,21 +246,130 @@ def own_files(paths: Paths) -> list[Path]:
     return sorted(p for p in rasters if not p.name.startswith("synthetic_town_"))
 
 
+def study_area(settings: DownloadArgs, folder: Path) -> "Area | None":
+    """The area that settings name; a relative file name is in `folder`.
+
+    Raises:
+        RoofError: It is no area.
+    """
+    from sources.area import area_of_box, area_of_file
+
+    if settings.aoi is not None:
+        return area_of_file(folder / settings.aoi)
+    return area_of_box(settings.bbox) if settings.bbox is not None else None
+
+
+def label_plan(source: "Source", run: Run, settings: DownloadArgs) -> LabelPlan | None:
+    """The roof polygons that settings ask for, or that come with the imagery; None: neither."""
+    from sources.table import label_source
+
+    if settings.labels is None:
+        request = source.labels_request()
+        if request is None:
+            return None
+        return LabelPlan(source.name, fingerprint("labels", source.name, request), lambda: _some(source.labels()))
+    area = source.needed_area()
+    decisive = {key: getattr(settings, key) for key in ("overpass_url", "labels_file", "confidence", "project")}
+    key = fingerprint("labels", settings.labels, area.shape.wkt, decisive)
+    fetch = label_source(settings.labels)
+    return LabelPlan(settings.labels, key, lambda: fetch(settings, area, source.web, source.folder))
+
+
+def _some(roofs: "gpd.GeoDataFrame | None") -> "gpd.GeoDataFrame":
+    if roofs is None or not len(roofs):
+        raise MissingInputError("labels", "no polygon", "some roofs", "Check area and source.")
+    return roofs
+
+
+def new_web(settings: DownloadArgs) -> "Web":
+    """A session with the limits and addresses of the settings."""
+    from sources.web import Web
+
+    web = Web(
+        retries=settings.retries, timeout=settings.timeout, deadline=settings.deadline, parallel=settings.parallel
+    )
+    web.give(settings.ee_url, settings.overpass_url)
+    return web
+
+
 def download(options: argparse.Namespace, run: Run) -> DownloadReport:
     """The stage, with what the command line says."""
-    settings = run.block("download_args", {"source": options.source, "seed": options.seed})
+    given = {name: getattr(options, name) for name in OPTIONS}
+    for name in ("aoi", "labels_file"):
+        given[name] = _absolute(given[name]) if given[name] else None
+    given["address"] = [_absolute(text) for text in given["address"]] if given["address"] else None
+    settings = run.block("download_args", given)
     own = own_files(run.paths)
-    if own:
+    if own and settings.source == "sample" and settings.labels is None:
         say(f"{run.paths.scenes} holds imagery of your own ({own[0].name}, …): nothing is added to it.")
-        return DownloadReport(str(run.paths.data), "your own", len(own), 0, 0, len(own))
-    return download_sample(run.paths, settings=settings, rasters=run.settings.raster_args, overwrite=run.overwrite)
+        none = dict.fromkeys(("tiles", "pixels", "raw_bytes", "metres_a_pixel", "fetched_bytes", "roofs", "made"), 0)
+        return DownloadReport(
+            wrote=str(run.paths.data), source="your own", labels_from="none", scenes=len(own), kept=len(own),
+            dry_run=options.dry_run, **none,
+        )  # fmt: skip
+    from sources.table import imagery_source
+
+    folder = run.settings_path.resolve().parent
+    source = imagery_source(settings.source)(settings, study_area(settings, folder), new_web(settings), folder)
+    work = Download(
+        source, run.paths, settings, run.settings.raster_args, label_plan(source, run, settings),
+        run.overwrite, run.quiet,
+    )  # fmt: skip
+    scenes = source.plan()
+    if source.name != "sample" and scenes:
+        from sources.area import gsd
+
+        warn_of_pixel_size(max(gsd(scene.grid) for scene in scenes))
+    return work.report(scenes, [], 0, dry_run=True) if options.dry_run else work.run(scenes)
+
+
+OPTIONS = (
+    "source", "labels", "seed", "bbox", "aoi", "start", "end", "collection", "image", "preset", "bands", "scale", "crs",
+    "cloud", "composite", "address", "zoom", "project", "ee_url", "overpass_url", "labels_file", "parallel",
+)  # fmt: skip
+
+
+def _absolute(text: str) -> str:
+    """A file name from the command line, made absolute; an address as it is."""
+    return text if "://" in text else str(Path(text).absolute())
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The stage's own options: each is a key of `download_args`, in place of the file's value."""
+    add = parser.add_argument
+    add("--source", metavar="NAME", help="one of the above")
+    add("--labels", metavar="NAME", help="one of the above")
+    add("--bbox", nargs=4, type=float, metavar=("W", "S", "E", "N"), help="the area, in degrees")
+    add("--aoi", metavar="FILE", help="the area: a vector file with its polygons")
+    add("--address", nargs="+", metavar="ADDRESS", help="of the service (stac, cog, xyz, spacenet)")
+    add("--preset", metavar="NAME", help="a known collection or service; an unknown name lists them")
+    add("--collection", metavar="ID", help="which collection (earthengine, stac) or city (spacenet)")
+    add("--image", metavar="ID", help="one image instead (earthengine)")
+    add("--start", metavar="DATE", help="first day, YYYY-MM-DD")
+    add("--end", metavar="DATE", help="the day after the last one")
+    add("--cloud", type=float, metavar="PERCENT", help="of cloud at most")
+    add("--composite", metavar="HOW", help="median, mosaic or first: one image of many")
+    add("--bands", type=_names, metavar="B,B", help="names of bands, in order")
+    add("--scale", type=float, metavar="METRES", help="of ground a pixel")
+    add("--crs", metavar="CRS", help="of the scenes, as EPSG:32644")
+    add("--zoom", type=int, metavar="Z", help="of tiles (xyz)")
+    add("--project", metavar="ID", help="Google Cloud project (earthengine, open-buildings)")
+    add("--ee-url", metavar="URL", help="another Earth Engine endpoint")
+    add("--overpass-url", metavar="URL", help="another Overpass endpoint (labels osm)")
+    add("--labels-file", metavar="FILE", help="a vector file or its address (labels file)")
+    add("--parallel", type=int, metavar="N", help="requests at once at most")
+    add("--seed", type=int, metavar="N", help="which town (source sample)")
+    add("--dry-run", action="store_true", help="say what would be fetched, and fetch nothing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
     parser = stage_parser(__doc__)
-    parser.add_argument("--source", metavar="NAME", help="sample: a synthetic town, drawn by this program")
-    parser.add_argument("--seed", type=int, metavar="N", help="which town (source sample)")
+    add_options(parser)
     return run_stage(parser, argv, download)
 
 

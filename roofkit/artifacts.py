@@ -197,6 +197,10 @@ class Outputs:
         """Whether an earlier run of this stage finished `name`, or had set out to write it."""
         return name in self._records or name in self._planned
 
+    def names(self) -> list[str]:
+        """What earlier runs of this stage finished, sorted."""
+        return sorted(self._records)
+
     def facts(self, name: str) -> dict[str, Any]:
         """What was recorded with `name`."""
         return self._records[name]

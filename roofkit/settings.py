@@ -4,13 +4,14 @@ The seven blocks of the first version keep their names and keys; a file that hol
 receives its own block. Every block is frozen.
 """
 
+import datetime
 import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from roofkit.errors import MissingInputError, SettingsError
 
@@ -19,6 +20,20 @@ def _as_pair(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return value, value
     return tuple(value) if isinstance(value, list) else value
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _day(value: str) -> str:
+    """`value` where it is a day."""
+    if len(value) != len("YYYY-MM-DD"):
+        raise ValueError("a day is YYYY-MM-DD")
+    datetime.date.fromisoformat(value)
+    return value
 
 
 def _plain_extension(value: Any) -> Any:
@@ -40,6 +55,12 @@ Loss = Literal["bce", "dice", "bce_dice", "focal", "tversky", "lovasz", "bce_lov
 Encoder = Literal["MobileNetV2", "EfficientNetV2B0", "ResNet50V2", "DenseNet121"]
 Architecture = Literal["satellite_unet", "residual_unet"] | Encoder
 ENCODERS = get_args(Encoder)
+SourceName = Literal["sample", "earthengine", "stac", "cog", "xyz", "spacenet"]
+LabelSource = Literal["osm", "open-buildings", "file"]
+Dtype = Literal["uint8", "uint16", "int16", "float32"]
+Bounds = Annotated[tuple[float, float, float, float], BeforeValidator(_as_tuple)]
+Addresses = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Day = Annotated[str, AfterValidator(_day)]
 Layer = Literal["bands", "brightness", "differences", "ratios"]
 Layers = tuple[Layer, ...]
 
@@ -215,11 +236,52 @@ class TrainingArgs(Block):
 
 
 class DownloadArgs(Block):
-    """Where imagery comes from."""
+    """Where imagery and labels come from, and of which area. Credentials come from the environment, never from here."""
 
-    source: Literal["sample"] = "sample"
+    source: SourceName = "sample"
+    labels: LabelSource | None = Field(
+        None, description="where roof polygons come from; null: with the imagery, if any"
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="which made-up town (source sample)")
     size: Annotated[int, Field(ge=256, multiple_of=2)] = Field(2048, description="side of the town in pixels of 0.5 m")
+    bbox: Bounds | None = Field(None, description="the area: west, south, east, north in degrees")
+    aoi: str | None = Field(None, description="the area: a vector file with its polygons, instead of bbox")
+    address: Addresses = Field(
+        (), description="of the service: stac: the API or catalogue; cog: rasters; xyz: the template; spacenet: its "
+        "bucket, or a folder or tar of yours. ${NAME} stands for that variable of the environment",
+    )  # fmt: skip
+    preset: str | None = Field(None, description="a known service or collection, instead of naming all of it")
+    collection: str | None = None
+    image: str | None = Field(None, description="one image instead of a collection (source earthengine)")
+    start: Day | None = Field(None, description="first day, YYYY-MM-DD")
+    end: Day | None = Field(None, description="the day after the last one, YYYY-MM-DD")
+    cloud: Annotated[float, Field(ge=0.0, le=100.0)] | None = Field(None, description="percent of cloud at most")
+    bands: tuple[str, ...] | None = Field(None, description="names (or numbers) of bands, in order; null: all")
+    composite: Literal["median", "mosaic", "first"] = Field("median", description="one image of many")
+    scale: Annotated[float, Field(gt=0.0)] | None = Field(None, description="metres a pixel; null: as it is")
+    crs: str | None = Field(None, description="null: the UTM zone (earthengine), or as it is")
+    resampling: Literal["nearest", "bilinear", "cubic"] = Field("bilinear", description="where pixels are moved")
+    dtype: Dtype | None = Field(None, description="null: the smallest that holds the values")
+    zoom: Annotated[int, Field(ge=0, le=24)] | None = Field(None, description="of xyz tiles; null: the one for scale")
+    items: Positive = Field(20, description="images of a catalogue at most")
+    assets: tuple[str, ...] | None = Field(None, description="of an item (source stac), in order; null: the preset's")
+    project: str | None = Field(None, description="the Google Cloud project that Earth Engine runs in")
+    ee_url: str = Field(
+        "https://earthengine.googleapis.com",
+        description="https://earthengine-highvolume.googleapis.com for many requests",
+    )
+    overpass_url: str = Field("https://overpass-api.de/api", description="where labels osm come from")
+    labels_file: str | None = Field(None, description="labels file: a vector file, or its address")
+    confidence: Share = Field(0.7, description="labels open-buildings: of a building at least")
+    scene_size: Annotated[int, Field(ge=256, multiple_of=256)] = Field(
+        8192, description="sides of a scene at most, pixels"
+    )
+    parallel: Annotated[int, Field(ge=1, le=40)] = Field(10, description="requests at once at most")
+    retries: Annotated[int, Field(ge=0, le=20)] = Field(
+        5, description="of a request that failed in a way that may pass"
+    )
+    timeout: Annotated[float, Field(gt=0.0)] = Field(60.0, description="seconds that a server may be silent")
+    deadline: Annotated[float, Field(gt=0.0)] = Field(600.0, description="seconds for a request with all its retries")
 
 
 class RasterArgs(Block):
@@ -498,6 +560,7 @@ def _check_agreement(settings: Settings, path: Path) -> None:
         raise SettingsError(path, found, "a square target_size", "Change one of the two.")
     _check_architecture(settings, path)
     _check_crop(settings, path)
+    _check_download(settings.download_args, path)
     if data.rescale == 0.0:
         raise SettingsError(path, "load_dataset_args.rescale is 0", "a factor, or null", "Use null for none.")
     if settings.chip_args.overlap >= min(settings.chip_args.size):
@@ -552,3 +615,14 @@ def _check_crop(settings: Settings, path: Path) -> None:
             raise SettingsError(path, found, expected, f"Use {nearest} there.")
     if data.quarter_turns and data.crop_size[0] != data.crop_size[1]:
         raise SettingsError(path, f"{found} with quarter_turns", "a square crop_size", "Change one of the two.")
+
+
+def _check_download(download: DownloadArgs, path: Path) -> None:
+    """Raise where two keys say where, when or what in two ways."""
+    for one, other in (("bbox", "aoi"), ("collection", "image")):
+        if getattr(download, one) is not None and getattr(download, other) is not None:
+            found = f"download_args.{one} and download_args.{other} are both set"
+            raise SettingsError(path, found, "one of the two", f"Set {one} or {other} to null.")
+    if download.start and download.end and download.start >= download.end:
+        found = f"download_args.start is {download.start} and end is {download.end}"
+        raise SettingsError(path, found, "a start before the end", "Change one of the two.")

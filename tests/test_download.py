@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from download.download import main, quarters, scene_name
+from download.download import main
+from sources.synthetic import quarters, scene_name
 
 SIZE = 512
 

@@ -21,7 +21,7 @@ from unet.network import Preparation, build_unet
 from unet.plan import TrainSettings, duration, rate_factor
 from unet.weights import WeightAverage, Weights, cooled
 
-PROBE = 2  # steps that are timed, after one that compiles
+PROBE = 3  # steps that are timed, after one that compiles and one that is the start of an epoch
 AVERAGED = 4  # steps between two looks at the weights for their average
 Logs = Mapping[str, float]
 
@@ -161,8 +161,10 @@ class Learner:
         before, training = self.state(), train.steps
         train.steps = 1
         self.learn(train, 1, epochs=1, live=False)  # compiles
-        train.steps = min(PROBE, training)
-        step = self._timed(lambda: self.learn(train, 1, epochs=1, live=False)) / train.steps
+        start = self._timed(lambda: self.learn(train, 1, epochs=1, live=False))
+        train.steps = 1 + PROBE
+        many = self._timed(lambda: self.learn(train, 1, epochs=1, live=False))
+        step = max((many - start) / PROBE, many / train.steps / 4)  # an epoch has a start that few steps make much of
         train.steps, all_steps = training, val.steps
         val.steps = 1
         self.validate(val)

@@ -1,0 +1,218 @@
+"""Tiles on their way: fetched by several threads, kept on the disk until their scene is whole, halved where too large.
+
+A tile that was fetched survives a kill: it is a file of its own, complete or absent, under a hash of its request. Which
+tiles a run fetches again does not change the scene: it is put together from the same tiles in the same order.
+"""
+
+import queue
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rasterio.windows import Window
+
+from roofkit.artifacts import committed
+from roofkit.cli import raise_if_stopped
+from roofkit.errors import BadInputError
+from roofkit.raster import BLOCK, Pixels, Valid
+from sources.scenes import Scene, Source, TooLargeError
+from sources.web import StoppedError
+
+SMALLEST = 16  # rows and columns below which a tile is not halved any more
+PATIENCE = 2.0  # seconds that threads get to end once one of them failed
+
+
+class TileStore:
+    """The tiles of one scene on the disk.
+
+    Args:
+        folder: Where; made when the first tile is kept.
+        scene: Whose tiles.
+    """
+
+    def __init__(self, folder: Path, scene: Scene) -> None:
+        self.folder, self.scene = folder, scene
+
+    def path(self, window: Window) -> Path:
+        """The file of a tile."""
+        return self.folder / f"{window.row_off}_{window.col_off}_{window.height}_{window.width}.npz"
+
+    def has(self, window: Window) -> bool:
+        """Whether it is there, whole or in parts."""
+        if self.path(window).exists():
+            return True
+        parts = halves(window)
+        return bool(parts) and all(self.has(part) for part in parts)
+
+    def begun(self, window: Window) -> bool:
+        """Whether parts of it are there: then it was too large, and is fetched in parts again."""
+        return any(self.path(part).exists() or self.begun(part) for part in halves(window))
+
+    def keep(self, window: Window, pixels: Pixels, valid: Valid) -> None:
+        """Write a tile, complete or not at all."""
+        with committed(self.path(window)) as part, part.open("wb") as file:
+            np.savez(file, pixels=pixels, valid=np.packbits(valid))
+
+    def read(self, window: Window) -> tuple[Pixels, Valid]:
+        """A tile, put together from its parts where it was halved.
+
+        Raises:
+            BadInputError: Its file was damaged.
+        """
+        if not self.path(window).exists():
+            return self._joined(window)
+        shape = int(window.height), int(window.width)
+        try:
+            with np.load(self.path(window), allow_pickle=False) as file:  # a ZIP: checksums are compared
+                pixels, bits = file["pixels"], file["valid"]
+            valid = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+            pixels = pixels.reshape(len(self.scene.bands), *shape)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            self.path(window).unlink()
+            found = f"a damaged tile ({' '.join(str(error).split())})"
+            raise BadInputError(self.path(window), found, "the tile as fetched", "Run again: it is removed.") from None
+        return pixels, valid
+
+    def _joined(self, window: Window) -> tuple[Pixels, Valid]:
+        first, second = halves(window)
+        axis = 1 if first.col_off == second.col_off else 2
+        parts = [self.read(first), self.read(second)]
+        pixels = np.concatenate([part[0] for part in parts], axis=axis)
+        return pixels, np.concatenate([part[1] for part in parts], axis=axis - 1)
+
+    def clear(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def halves(window: Window) -> list[Window]:
+    """The two halves of a window across its longer side, the first of whole blocks where it can; none if tiny."""
+    rows, cols = int(window.height), int(window.width)
+    if max(rows, cols) <= SMALLEST:
+        return []
+    first = _half(max(rows, cols))
+    if rows >= cols:
+        upper = Window(window.col_off, window.row_off, cols, first)
+        return [upper, Window(window.col_off, window.row_off + first, cols, rows - first)]
+    left = Window(window.col_off, window.row_off, first, rows)
+    return [left, Window(window.col_off + first, window.row_off, cols - first, rows)]
+
+
+def _half(side: int) -> int:
+    return side // 2 if side <= BLOCK else -(-side // 2 // BLOCK) * BLOCK or BLOCK
+
+
+def checked_tile(scene: Scene, window: Window, pixels: Pixels, valid: Valid) -> tuple[Pixels, Valid]:
+    """A tile as the scene wants it: 0 (nodata, where the scene has one) where it is invalid.
+
+    Raises:
+        BadInputError: It has another shape or dtype than the scene.
+    """
+    shape = (len(scene.bands), int(window.height), int(window.width))
+    if pixels.shape != shape or pixels.dtype != scene.dtype or valid.shape != shape[1:]:
+        found = f"a tile of {pixels.dtype} {list(pixels.shape)}"
+        raise BadInputError(scene.name, found, f"{scene.dtype} {list(shape)}", "The service answers in another form.")
+    if pixels.dtype.kind == "f":
+        valid = valid & np.isfinite(pixels).all(axis=0)
+    return np.where(valid, pixels, pixels.dtype.type(scene.nodata or 0)), valid
+
+
+def fetch_tiles(
+    source: Source, store: TileStore, tiles: Sequence[Window], *, parallel: int, done: Callable[[Window], None]
+) -> None:
+    """Fetch the tiles that are not kept yet, at most `parallel` at once; what is kept survives any error.
+
+    The first goes alone: what is wrong for good then ends with one request.
+
+    Raises:
+        RoofError: A tile cannot be had.
+    """
+    todo = [window for window in tiles if not store.has(window)]
+    for window in set(tiles) - set(todo):
+        done(window)
+
+    def obtain(window: Window) -> None:
+        if store.has(window):
+            return
+        try:
+            if store.begun(window):
+                raise TooLargeError
+            pixels, valid = checked_tile(store.scene, window, *source.fetch(store.scene, window))
+            if not source.web.stopped.is_set():
+                store.keep(window, pixels, valid)
+        except TooLargeError as error:
+            parts = halves(window)
+            if not parts:
+                expected = "an answer at some size"
+                raise BadInputError(
+                    store.scene.name, f"{source.name} refuses even {SMALLEST} pixels ({error})", expected, "Ask less."
+                ) from None
+            for part in parts:
+                obtain(part)
+
+    if todo:
+        obtain(todo[0])
+        done(todo[0])
+    _in_threads(obtain, todo[1:], parallel, source.web.stopped, done)
+
+
+def _in_threads(
+    work: Callable[[Window], None],
+    items: Sequence[Window],
+    count: int,
+    stopped: threading.Event,
+    done: Callable[[Window], None],
+) -> None:
+    """`work(item)` for each item in threads that do not outlive this process; the first error ends them all.
+
+    A pool's threads would be waited for at exit, and one that hangs in a request with them.
+    """
+    waiting: queue.SimpleQueue[Window] = queue.SimpleQueue()
+    for item in items:
+        waiting.put(item)
+    results: queue.SimpleQueue[Window | BaseException] = queue.SimpleQueue()
+
+    def run() -> None:
+        while not stopped.is_set():
+            try:
+                item = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                work(item)
+                results.put(item)
+            except BaseException as error:
+                results.put(error)
+                return
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(count, len(items)))]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in items:
+            done(_next(results))
+    finally:
+        stopped.set()
+        ending = time.monotonic() + PATIENCE
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(ending - time.monotonic(), 0.0))
+    stopped.clear()
+
+
+def _next(results: "queue.SimpleQueue[Window | BaseException]") -> Window:
+    while True:
+        raise_if_stopped()
+        try:
+            result = results.get(timeout=0.5)
+        except queue.Empty:
+            continue
+        if isinstance(result, StoppedError):
+            continue
+        if isinstance(result, BaseException):
+            raise result
+        return result

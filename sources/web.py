@@ -1,0 +1,280 @@
+"""The one door to the network: which addresses may be contacted, how often and how long, and what errors may say.
+
+Contacted are the addresses that the user gave, and public ones that these name (the assets of a catalogue, redirects).
+Private networks, this machine and link-local services are contacted only where the user's own addresses lie there.
+Proxies (HTTPS_PROXY, NO_PROXY) and certificates (REQUESTS_CA_BUNDLE, SSL_CERT_FILE) are those of the environment.
+"""
+
+import contextlib
+import ipaddress
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+from roofkit.errors import RoofError
+
+TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+HOPS = 5
+PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the first retry, doubled for each further one; and at most
+LIMIT = 512 * 2**20  # bytes of one answer
+FAULTS = (requests.exceptions.RequestException, HTTPError, OSError)
+SECRET = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+")
+QUERY = re.compile(r"(https?://)(?:[^\s/@'\"]+@)?([^\s?#'\"]+)[?#][^\s'\"]*")
+USER = re.compile(r"(https?://)[^\s/@'\"]+@")
+
+
+class WebError(RoofError, OSError):
+    """A server is not reached, refuses, or answers with something else."""
+
+
+class StoppedError(Exception):
+    """Somebody else failed, and this request is no longer wanted."""
+
+
+class Web(requests.Session):
+    """A session that retries what passes, refuses private addresses, and bounds time and size.
+
+    It is a `requests.Session`, so that clients which take one work through it. Answers are read whole. Statuses that
+    may pass (429, 5xx) and broken connections are tried again, `retries` times, waiting longer each time or as long as
+    the server asks; all other answers are handed on.
+
+    Args:
+        retries: Further tries of a request that failed in a way that may pass.
+        timeout: Seconds without a byte after which a server counts as silent.
+        deadline: Seconds for one request with all its tries.
+        parallel: Connections that are kept open.
+    """
+
+    def __init__(self, *, retries: int = 5, timeout: float = 60.0, deadline: float = 600.0, parallel: int = 10) -> None:
+        super().__init__()
+        self.retries, self.timeout, self.deadline = retries, timeout, deadline
+        self.stopped = threading.Event()
+        self.bytes = 0
+        self._given: set[tuple[str, int]] = set()
+        self._near: set[str] = set()
+        self._secrets: set[str] = set()
+        adapter = HTTPAdapter(pool_maxsize=parallel, max_retries=0)
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+        self.headers["User-Agent"] = "roof-classify"
+
+    # ---- addresses -------------------------------------------------------------------------------------------------
+
+    def give(self, *addresses: str) -> None:
+        """Allow addresses that the user named: these hosts at these ports."""
+        for address in addresses:
+            if urlsplit(address).hostname:
+                self._given.add(_host(address))
+
+    def give_near(self, address: str) -> None:
+        """Allow that host at every port too: of a catalogue, whose assets another server beside it may hold."""
+        self._near.add(_host(address)[0])
+
+    def hide(self, *secrets: str | None) -> None:
+        """Never show these texts in an error."""
+        self._secrets.update(secret for secret in secrets if secret and len(secret) > 3)
+
+    def check(self, address: str, *, redirected: bool = False) -> None:
+        """Raise WebError unless that address may be contacted.
+
+        Raises:
+            WebError: It is no http address, or lies in a private network that the user did not name.
+        """
+        where = self.safe(address)
+        if urlsplit(address).scheme not in ("http", "https"):
+            raise WebError(where, "no http or https address", "one", "Check the address.")
+        try:
+            host, port = _host(address)
+        except ValueError:
+            raise WebError(where, "not an address", "http(s)://host/…", "Check the address.") from None
+        if (host, port) in self._given or (host in self._near and not redirected):
+            return
+        proxied = bool(self._environment(address).get("proxies", {}).get(urlsplit(address).scheme))
+        for found in _addresses(host, port, proxied=proxied):
+            if not found.is_global or found.is_multicast:
+                what = "a redirect to" if redirected else "named by a server, and it is in"
+                expected = "public addresses, and those given by you"
+                advice = "Do not use that server, or give this address yourself if you trust it."
+                raise WebError(where, f"{what} a private network ({found})", expected, advice)
+
+    def safe(self, text: object) -> str:
+        """A text without credentials: no user names and queries in addresses, no tokens; at most a few lines long."""
+        shown = " ".join(str(text).split())
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            shown = shown.replace(secret, "***")
+        shown = SECRET.sub(r"\1 ***", USER.sub(r"\1", QUERY.sub(r"\1\2", shown)))
+        return shown if len(shown) <= 400 else shown[:400] + "…"
+
+    def _environment(self, address: str) -> dict[str, Any]:
+        """Proxies and certificates as the environment has them for that address."""
+        found = dict(self.merge_environment_settings(address, {}, None, None, None))
+        if found.get("verify") is True and os.environ.get("SSL_CERT_FILE"):
+            found["verify"] = os.environ["SSL_CERT_FILE"]
+        return found
+
+    # ---- requests --------------------------------------------------------------------------------------------------
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """The answer to a request, redirects followed; what may pass is tried again.
+
+        Raises:
+            WebError: The address is refused, the server is not reached, or still fails after the last try.
+        """
+        started = time.monotonic()
+        number = 0
+        while True:
+            response, problem = self._try(request, started, options)
+            if response is not None and response.status_code not in TRANSIENT:
+                return response
+            pause = _pause(number, response)
+            number += 1
+            spent = time.monotonic() - started
+            if number > self.retries or spent + pause > self.deadline:
+                raise self._failed(str(request.url), response, problem, number)
+            if self.stopped.wait(pause):
+                raise StoppedError
+
+    def _try(
+        self, request: requests.PreparedRequest, started: float, options: Mapping[str, Any]
+    ) -> tuple[requests.Response | None, Exception | None]:
+        try:
+            return self._followed(request, started, options), None
+        except RoofError:
+            raise
+        except requests.exceptions.SSLError as error:
+            advice = "Set REQUESTS_CA_BUNDLE to your certificates where a proxy has its own."
+            where = self.safe(request.url)
+            raise WebError(where, f"its certificate is not trusted ({self.safe(error)})", "one", advice) from None
+        except FAULTS as error:
+            return None, error
+
+    def _followed(
+        self, request: requests.PreparedRequest, started: float, options: Mapping[str, Any]
+    ) -> requests.Response:
+        for hop in range(HOPS):
+            self.check(str(request.url), redirected=hop > 0)
+            response = self._once(request, started, options)
+            target = response.headers.get("Location")
+            if response.status_code not in REDIRECTS or not target or not options.get("allow_redirects", True):
+                return response
+            if request.method not in ("GET", "HEAD"):
+                break
+            request = request.copy()
+            request.url = urljoin(str(response.url), target)
+            self.rebuild_auth(request, response)
+        found = f"redirected ({request.method}, {HOPS} times at most)"
+        raise WebError(self.safe(request.url), found, "an answer", "Give the address that it leads to.")
+
+    def _once(self, request: requests.PreparedRequest, started: float, options: Mapping[str, Any]) -> requests.Response:
+        if self.stopped.is_set():
+            raise StoppedError
+        kwargs = {**self._environment(str(request.url)), "timeout": options.get("timeout") or self.timeout}
+        kwargs |= {"stream": True, "allow_redirects": False}
+        with contextlib.closing(super().send(request, **kwargs)) as response:
+            parts, size = [], 0
+            for part in response.iter_content(1 << 18):
+                parts.append(part)
+                size += len(part)
+                if size > LIMIT:
+                    expected = f"at most {LIMIT >> 20} MiB"
+                    raise WebError(self.safe(request.url), "an answer without end", expected, "Check the address.")
+                if time.monotonic() - started > self.deadline:
+                    raise requests.exceptions.Timeout(f"not done in {self.deadline:g} s")
+                if self.stopped.is_set():
+                    raise StoppedError
+            response._content = b"".join(parts)
+        self.bytes += size
+        return response
+
+    def _failed(
+        self, address: str, response: requests.Response | None, problem: Exception | None, tries: int
+    ) -> WebError:
+        advice = "Try again later: what was fetched is kept."
+        if response is not None:
+            return WebError(self.safe(address), f"{status(response)} after {tries} tries", "an answer", advice)
+        kind = "no answer" if isinstance(problem, requests.exceptions.Timeout) else "not reached"
+        found = f"{kind} after {tries} tries ({self.safe(problem)})"
+        return WebError(self.safe(address), found, "a server that answers", f"Check address and network. {advice}")
+
+    # ---- what sources use ------------------------------------------------------------------------------------------
+
+    def fetch(
+        self, address: str, *, headers: Mapping[str, str] | None = None, accept: tuple[int, ...] = (200,)
+    ) -> requests.Response:
+        """The answer to a GET with one of the statuses in `accept`.
+
+        Raises:
+            WebError: Another status, or as for `send`.
+        """
+        request = self.prepare_request(requests.Request("GET", address, headers=dict(headers or {})))
+        response = self.send(request)
+        if response.status_code not in accept:
+            raise self.refused(response)
+        return response
+
+    def refused(self, response: requests.Response) -> WebError:
+        """The error for an answer with an unexpected status."""
+        advice = {
+            401: "Check your credentials.",
+            403: "Check that your credentials may read it.",
+            404: "Check the address.",
+        }.get(response.status_code, "Check address and options.")
+        text = "" if response.headers.get("Content-Type", "").startswith(("image", "text/html")) else response.text
+        found = status(response) + (f" ({self.safe(text)[:200]})" if text.strip() else "")
+        return WebError(self.safe(response.url), found, "200 OK", advice)
+
+
+def status(response: requests.Response) -> str:
+    """A status in words, as `404 Not Found`."""
+    with contextlib.suppress(ValueError):
+        return f"{response.status_code} {HTTPStatus(response.status_code).phrase}"
+    return str(response.status_code)
+
+
+def _host(address: str) -> tuple[str, int]:
+    """Host and port of an address.
+
+    Raises:
+        ValueError: It has none.
+    """
+    parts = urlsplit(address)
+    if not parts.hostname:
+        raise ValueError(address)
+    return parts.hostname.lower(), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _addresses(host: str, port: int, *, proxied: bool) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """What a host name stands for; nothing where a proxy looks it up, or nobody can."""
+    with contextlib.suppress(ValueError):
+        return [_plain(ipaddress.ip_address(host))]
+    if proxied:
+        return []
+    with contextlib.suppress(OSError):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [_plain(ipaddress.ip_address(str(entry[4][0]).split("%")[0])) for entry in found]
+    return []
+
+
+def _plain(found: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _pause(number: int, response: requests.Response | None) -> float:
+    """Seconds to wait before the next try: as the server asks, else longer each time."""
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    with contextlib.suppress(ValueError, TypeError):
+        seconds = float(asked) if asked.strip().isdigit() else parsedate_to_datetime(asked).timestamp() - time.time()
+        return min(max(seconds, 0.0), LONGEST_PAUSE)
+    return float(min(PAUSE * 2**number, LONGEST_PAUSE))
