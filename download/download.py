@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from sources.web import Web
 
 TILES = ".download"  # the folder inside the data folder where tiles wait for their scene
-COARSE = 10.0  # metres a pixel from which on roofs cannot be told
+COARSE = 9.5  # metres a pixel from which on roofs cannot be told: 10, and what a map projection makes of it
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class LabelPlan:
 
 def scene_keys(scenes: "Sequence[Scene]", source: "Source", rasters: RasterArgs) -> dict[str, str]:
     """For each scene, by its name: a hash of all that decides its bytes."""
-    area = source.area.shape.wkt if source.area and not source.area.is_box else None
+    area = source.area.shape.wkt if source.clips and source.area and not source.area.is_box else None
     return {
         scene.name: fingerprint(
             "download", source.name, scene.request, scene.bands, scene.dtype, scene.nodata, scene.rgb, area, rasters,
@@ -199,7 +199,7 @@ class Download:
         fetch_tiles(
             self.source, store, scene.tiles(), parallel=self.settings.parallel, done=partial(advance, scene=scene)
         )
-        area = self.source.area if self.source.name != "sample" else None
+        area = self.source.area if self.source.clips else None
         share = write_scene(self.paths.scenes / scene.name, scene, store.read, area, self.rasters)
         store.clear()
         return share
@@ -316,6 +316,8 @@ def download(options: argparse.Namespace, run: Run) -> DownloadReport:
         run.overwrite, run.quiet,
     )  # fmt: skip
     scenes = source.plan()
+    if source.licence:
+        say(source.licence)
     if source.name != "sample" and scenes:
         from sources.area import gsd
 

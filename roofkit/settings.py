@@ -257,7 +257,9 @@ class DownloadArgs(Block):
     end: Day | None = Field(None, description="the day after the last one, YYYY-MM-DD")
     cloud: Annotated[float, Field(ge=0.0, le=100.0)] | None = Field(None, description="percent of cloud at most")
     bands: tuple[str, ...] | None = Field(None, description="names (or numbers) of bands, in order; null: all")
-    composite: Literal["median", "mosaic", "first"] = Field("median", description="one image of many")
+    composite: Literal["median", "mosaic", "first"] | None = Field(
+        None, description="one image of many; null: the preset's, or median"
+    )
     scale: Annotated[float, Field(gt=0.0)] | None = Field(None, description="metres a pixel; null: as it is")
     crs: str | None = Field(None, description="null: the UTM zone (earthengine), or as it is")
     resampling: Literal["nearest", "bilinear", "cubic"] = Field("bilinear", description="where pixels are moved")

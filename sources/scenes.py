@@ -67,6 +67,8 @@ class Source(ABC):
     name: str
     licence: str = ""
     """What the user should know about using this imagery; one line."""
+    clips: bool = True
+    """Whether pixels outside the area become invalid."""
 
     def __init__(self, settings: DownloadArgs, area: "Area | None", web: Web, folder: Path) -> None:
         self.settings, self.area, self.web, self.folder = settings, area, web, folder
@@ -88,6 +90,10 @@ class Source(ABC):
             TooLargeError: It does not deliver so many pixels at once.
         """
 
+    def wants(self, scene: Scene, window: Window) -> bool:
+        """Whether a window of a scene can hold a pixel of the area."""
+        return not self.clips or self.area is None or self.area.touches(scene.grid.window(window))
+
     def labels(self) -> "gpd.GeoDataFrame | None":
         """Roof polygons that come with the imagery; None: there are none."""
         return None
@@ -106,3 +112,9 @@ class Source(ABC):
             advice = "Give --bbox W S E N in degrees, or --aoi FILE."
             raise SettingsError("download_args.bbox", "null, and aoi too", f"an area for source {self.name}", advice)
         return self.area
+
+
+def parts(grid: Grid, size: int, area: "Area | None") -> list[tuple[int, int, Grid]]:
+    """A grid cut into parts of at most `size` pixels a side: row, column and grid of those that touch the area."""
+    found = [(int(w.row_off), int(w.col_off), grid.window(w)) for w in windows(grid.height, grid.width, size)]
+    return [part for part in found if area is None or area.touches(part[2])]

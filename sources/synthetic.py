@@ -21,6 +21,7 @@ class SampleTown(Source):
     """The made-up town of `download_args.seed` and `size`."""
 
     name = "sample"
+    clips = False
 
     @cached_property
     def town(self) -> "Town":

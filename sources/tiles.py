@@ -121,6 +121,14 @@ def checked_tile(scene: Scene, window: Window, pixels: Pixels, valid: Valid) -> 
     return np.where(valid, pixels, pixels.dtype.type(scene.nodata or 0)), valid
 
 
+def fetched(source: Source, scene: Scene, window: Window) -> tuple[Pixels, Valid]:
+    """A tile as the source gives it; an invalid one, without a request, where it lies outside the area."""
+    if source.wants(scene, window):
+        return source.fetch(scene, window)
+    shape = int(window.height), int(window.width)
+    return np.zeros((len(scene.bands), *shape), scene.dtype), np.zeros(shape, bool)
+
+
 def fetch_tiles(
     source: Source, store: TileStore, tiles: Sequence[Window], *, parallel: int, done: Callable[[Window], None]
 ) -> None:
@@ -132,8 +140,9 @@ def fetch_tiles(
         RoofError: A tile cannot be had.
     """
     todo = [window for window in tiles if not store.has(window)]
-    for window in set(tiles) - set(todo):
-        done(window)
+    for window in tiles:
+        if window not in todo:
+            done(window)
 
     def obtain(window: Window) -> None:
         if store.has(window):
@@ -141,7 +150,7 @@ def fetch_tiles(
         try:
             if store.begun(window):
                 raise TooLargeError
-            pixels, valid = checked_tile(store.scene, window, *source.fetch(store.scene, window))
+            pixels, valid = checked_tile(store.scene, window, *fetched(source, store.scene, window))
             if not source.web.stopped.is_set():
                 store.keep(window, pixels, valid)
         except TooLargeError as error:
