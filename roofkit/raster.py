@@ -98,14 +98,14 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
             if src.count == 0 or set(src.dtypes) - set(DTYPES) or len(set(src.dtypes)) > 1:
                 found = f"pixels of {', '.join(sorted(set(src.dtypes))) or 'no band'}"
                 raise BadInputError(path, found, f"one of {', '.join(DTYPES)}", "Convert it (gdal_translate -ot).")
-            size = _block_bytes(src)
+            size = block_bytes(src)
             if size > BLOCK_BYTES:
                 found, expected = f"blocks of {size / 2**20:,.0f} MiB", f"at most {BLOCK_BYTES // 2**20} MiB"
                 raise BadInputError(path, found, expected, "Store it in tiles (gdal_translate -co TILED=YES).")
             yield src
 
 
-def _block_bytes(src: DatasetReader) -> int:
+def block_bytes(src: DatasetReader) -> int:
     """Memory that the largest block of a raster takes when it is decoded: all bands where they are interleaved."""
     rows, cols = np.max(src.block_shapes, axis=0).tolist()
     bands = src.count if src.interleaving == Interleaving.pixel else 1

@@ -16,11 +16,11 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from roofkit.errors import BadInputError, MissingInputError, SettingsError
+from roofkit.errors import MissingInputError, SettingsError
 from roofkit.raster import BLOCK, Grid, Pixels, Valid, gdal_env
 from sources.area import named_crs
 from sources.ee_session import ee_errors, start_earth_engine
-from sources.scenes import Scene, Source, TooLargeError, parts
+from sources.scenes import Scene, Source, TooLargeError, cast, parts
 from sources.web import WebError
 
 REQUEST_BYTES = 50_331_648  # of one computePixels: width x height x bands x (bytes of a value + 1)
@@ -276,21 +276,3 @@ def decoded(data: bytes, names: list[str], shape: tuple[int, int]) -> list[Pixel
     if len(bands) != len(names) or any(band.shape != shape for band in bands):
         raise ValueError(f"{len(bands)} bands of {[band.shape for band in bands[:1]]}, not {len(names)} of {shape}")
     return bands
-
-
-def cast(band: Pixels, valid: Valid, scene: Scene) -> Pixels:
-    """A band in the scene's dtype.
-
-    Raises:
-        BadInputError: It holds values that do not fit.
-    """
-    if band.dtype == scene.dtype:
-        return band
-    band = np.where(valid, band, 0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        found = band.astype(scene.dtype)
-    if scene.dtype != "float32" and not (found == band).all():
-        low, high = band.min(), band.max()
-        advice = "Set download_args.dtype to one that holds them (float32 holds all)."
-        raise BadInputError(scene.name, f"values from {low:g} to {high:g}", scene.dtype, advice)
-    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rasterio.windows import Window
 
-from roofkit.errors import SettingsError
+from roofkit.errors import BadInputError, SettingsError
 from roofkit.raster import Grid, Pixels, Valid, windows
 from roofkit.settings import DownloadArgs
 from sources.web import Web
@@ -118,3 +118,21 @@ def parts(grid: Grid, size: int, area: "Area | None") -> list[tuple[int, int, Gr
     """A grid cut into parts of at most `size` pixels a side: row, column and grid of those that touch the area."""
     found = [(int(w.row_off), int(w.col_off), grid.window(w)) for w in windows(grid.height, grid.width, size)]
     return [part for part in found if area is None or area.touches(part[2])]
+
+
+def cast(band: Pixels, valid: Valid, scene: Scene) -> Pixels:
+    """Pixels, of one band or all, in the scene's dtype.
+
+    Raises:
+        BadInputError: It holds values that do not fit.
+    """
+    if band.dtype == scene.dtype:
+        return band
+    band = np.where(valid, band, 0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = band.astype(scene.dtype)
+    if scene.dtype != "float32" and not (found == band).all():
+        low, high = band.min(), band.max()
+        advice = "Set download_args.dtype to one that holds them (float32 holds all)."
+        raise BadInputError(scene.name, f"values from {low:g} to {high:g}", scene.dtype, advice)
+    return found

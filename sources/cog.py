@@ -1,0 +1,365 @@
+"""The source `cog`: GeoTIFFs by address or file name, only their part inside the area.
+
+By default a scene has the raster's own grid and its very pixels; with another CRS or pixel size it is warped.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio._err import CPLE_BaseError  # what some properties of a broken file raise
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from roofkit.artifacts import digest
+from roofkit.cli import say
+from roofkit.errors import BadInputError, MissingInputError, SettingsError
+from roofkit.raster import (
+    BLOCK_BYTES,
+    DRIVERS,
+    DTYPES,
+    Grid,
+    Pixels,
+    Valid,
+    band_names,
+    block_bytes,
+    data_bands,
+    finite,
+    gdal_env,
+    grid_of,
+    is_rgb,
+)  # fmt: skip
+from roofkit.settings import DownloadArgs
+from sources.area import LONLAT, Area, named_crs
+from sources.range_file import RangeFile, RemoteBytes
+from sources.scenes import Scene, Source, cast, parts
+from sources.web import Web
+
+WIDER = {"int8": "int16", "float64": "float32", "float16": "float32"}  # dtypes that fit into another without asking
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+SIDE = 1024
+
+
+class Cogs(Source):
+    """The rasters that `download_args.address` names."""
+
+    name = "cog"
+
+    def plan(self) -> list[Scene]:
+        """The part of each raster that is inside the area."""
+        addresses = self.settings.address
+        if not addresses:
+            advice = "Give --address ADDRESS…"
+            raise SettingsError("download_args.address", "null", "addresses or names of GeoTIFFs", advice)
+        rasters = [raster_at(address, self.web, self.folder) for address in addresses]
+        return scenes_of(rasters, self.settings, self.area)
+
+    def fetch(self, scene: Scene, window: Window) -> tuple[Pixels, Valid]:
+        """A window of a raster."""
+        return read_scene(scene, window, self.settings)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A GeoTIFF on this machine or on a server."""
+
+    path: Path | None
+    data: RemoteBytes | None
+    where: str
+    """Its name in errors; no credential is in it."""
+    stem: str
+    """What its scenes are named after."""
+    version: str
+    """What changes when the file does."""
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[DatasetReader]:
+        """The open raster.
+
+        Raises:
+            BadInputError: It is none, is broken (also where it is read while open), or in huge blocks.
+            WebError: Its server fails.
+        """
+        problems: list[Exception] = []
+        alone = {} if self.data is None else {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # no files beside it
+        with gdal_env(), rasterio.Env(**alone), contextlib.ExitStack() as stack:
+            try:
+                src = stack.enter_context(self._dataset(problems))
+                size = block_bytes(src)
+                if size > BLOCK_BYTES:
+                    found, expected = f"blocks of {size >> 20:,} MiB", f"at most {BLOCK_BYTES >> 20} MiB"
+                    raise BadInputError(self.where, found, expected, "Use a tiled file (gdal_translate -of COG).")
+                yield src
+            except (RasterioError, CPLE_BaseError) as error:
+                if not problems:
+                    found = f"not readable ({' '.join(str(error).split())[:200]})"
+                    raise BadInputError(self.where, found, "a whole GeoTIFF", "Check it.") from None
+            if problems:  # of which GDAL only knows that bytes are missing
+                raise problems[0]
+
+    def _dataset(self, problems: list[Exception]) -> DatasetReader:
+        if self.data is None:
+            path = self.path or Path()
+            return rasterio.open(path, driver=DRIVERS[path.suffix.lower().lstrip(".")])
+        data, name = self.data, "remote/scene.tif"
+
+        def opener(path: str, mode: str = "rb") -> RangeFile:
+            if path != name:
+                raise FileNotFoundError(path)
+            return RangeFile(data, problems)
+
+        return rasterio.open(name, driver="GTiff", opener=opener)
+
+
+def expanded(address: str, web: Web) -> str:
+    """An address with ${NAME} replaced from the environment; what is put in is never shown.
+
+    Raises:
+        SettingsError: There is no such variable.
+    """
+
+    def value(found: "re.Match[str]") -> str:
+        text = os.environ.get(found[1])
+        if text is None:
+            raise SettingsError("download_args.address", f"${{{found[1]}}}", "a variable that is set", "Set it.")
+        web.hide(text)
+        return text
+
+    return VARIABLE.sub(value, address)
+
+
+def raster_at(address: str, web: Web, folder: Path, *, given: bool = True, stem: str | None = None) -> Raster:
+    """The raster of an address, or of a file name relative to `folder`.
+
+    Args:
+        address: http(s), or a file name.
+        web: How to reach it.
+        folder: Of relative names.
+        given: The user named it: its host is allowed.
+        stem: What its scenes are named after; None: its own name.
+
+    Raises:
+        RoofError: There is nothing, or it cannot be read.
+    """
+    full = expanded(address, web)
+    name = plain_name(stem or Path(re.sub(r"[?#].*", "", full)).stem)
+    if "://" in full:
+        if given:
+            web.give(full)
+        data = RemoteBytes(web, full)
+        where = re.sub(r"\?.*", "", VARIABLE.sub("", address))
+        return Raster(None, data, data.where, name, f"{web.safe(where)} {data.size} {data.version}")
+    path = folder / full
+    if not path.is_file():
+        raise MissingInputError(path, "no such file", "a raster", "Check download_args.address.")
+    if path.suffix.lower().lstrip(".") not in DRIVERS:
+        raise BadInputError(path, f"a {path.suffix or 'nameless'} file", "a .tif", "Convert it to GeoTIFF.")
+    return Raster(path, None, str(path), name, digest(path))
+
+
+def plain_name(text: str) -> str:
+    """A file name of letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "scene"
+
+
+def scenes_of(rasters: Sequence[Raster], settings: DownloadArgs, area: Area | None) -> list[Scene]:
+    """The scenes that rasters become; one with nothing inside the area is named and left out.
+
+    Raises:
+        MissingInputError: None has anything inside the area.
+        BadInputError, SettingsError: A raster cannot be used so.
+    """
+    scenes: list[Scene] = []
+    taken: set[str] = set()
+    left_out = []
+    for raster in rasters:
+        stem = distinct(raster.stem, taken)
+        found = _scenes(raster, stem, settings, area)
+        if not found:
+            left_out.append(raster)
+        scenes += found
+    for raster in left_out if scenes else ():
+        say(f"{raster.where}: nothing of it is inside the area; left out")
+    if not scenes:
+        found_text = f"{len(rasters)} rasters, none with a pixel inside the area (the first: {_extent(rasters[0])})"
+        raise MissingInputError(rasters[0].where, found_text, "imagery of the area", "Check area and addresses.")
+    return scenes
+
+
+def distinct(stem: str, taken: set[str]) -> str:
+    """The name, with a number where it is taken (in any case of letters: some disks know no difference)."""
+    found, number = stem, 2
+    while found.lower() in taken:
+        found, number = f"{stem}_{number}", number + 1
+    taken.add(found.lower())
+    return found
+
+
+def _extent(raster: Raster) -> str:
+    with raster.open() as src:
+        if src.crs is None:
+            return "no CRS"
+        return ", ".join(f"{side:.4f}" for side in rasterio.warp.transform_bounds(src.crs, LONLAT, *src.bounds))
+
+
+def _scenes(raster: Raster, stem: str, settings: DownloadArgs, area: Area | None) -> list[Scene]:
+    with raster.open() as src:
+        bands = chosen_bands(src, settings.bands, raster.where)
+        dtype = scene_dtype(src, settings.dtype, raster.where)
+        grid = target_grid(src, settings, area, raster.where)
+        if grid is None:
+            return []
+        names = band_names(src)
+        numbered = data_bands(src)
+        warped = not _on_grid(grid_of(src), grid)
+        how = {"warped": settings.resampling} if warped else {}
+        pieces = parts(grid, settings.scene_size, area)
+        return [
+            Scene(
+                f"{stem}.tif" if len(pieces) == 1 else f"{stem}_r{row}_c{col}.tif", part,
+                tuple(names[numbered.index(band)] for band in bands), dtype,
+                {"version": raster.version, "bands": bands, **how}, side=SIDE, nodata=own_nodata(src, dtype, warped),
+                rgb=is_rgb(src) and bands[:3] == data_bands(src)[:3], detail=(raster, bands, warped),
+            )
+            for row, col, part in pieces
+        ]  # fmt: skip
+
+
+def chosen_bands(src: DatasetReader, wanted: Sequence[str] | None, where: str) -> list[int]:
+    """Numbers (from 1) of the bands that are wanted by name or number; all data bands where none are.
+
+    Raises:
+        SettingsError: There is no such band.
+    """
+    numbers, names = data_bands(src), band_names(src)
+    if wanted is None:
+        return numbers
+    found = []
+    for name in wanted:
+        if name in names:
+            found.append(numbers[names.index(name)])
+        elif name.isdigit() and 1 <= int(name) <= len(numbers):
+            found.append(numbers[int(name) - 1])
+        else:
+            have = ", ".join(f"{i} {n}" for i, n in enumerate(names, 1))
+            raise SettingsError("download_args.bands", repr(name), f"one of {have} ({where})", "Correct it.")
+    return found
+
+
+def scene_dtype(src: DatasetReader, wanted: str | None, where: str) -> str:
+    """The dtype of the scene: the one that is wanted, or the raster's own.
+
+    Raises:
+        SettingsError: The raster's own is none of this program's.
+    """
+    own = str(np.result_type(*src.dtypes)) if "complex" not in "".join(src.dtypes) else src.dtypes[0]
+    found = wanted or WIDER.get(own, own)
+    if found not in DTYPES:
+        advice = "Set download_args.dtype to one that holds its values."
+        raise SettingsError("download_args.dtype", f"null, and {where} is {own}", f"one of {', '.join(DTYPES)}", advice)
+    return found
+
+
+def target_grid(src: DatasetReader, settings: DownloadArgs, area: Area | None, where: str) -> Grid | None:
+    """The grid of the scene: the raster's own part of the area, or the one that CRS and scale describe.
+
+    None: nothing of the raster is inside the area.
+
+    Raises:
+        BadInputError: The raster lies nowhere.
+    """
+    own = grid_of(src)
+    if own.crs is None:
+        if area is None and settings.crs is None and settings.scale is None:
+            return own
+        raise BadInputError(where, "no CRS", "a raster that lies somewhere", "Set its CRS (gdal_edit -a_srs).")
+    crs = named_crs(settings.crs) if settings.crs else None
+    if crs is None and settings.scale is None:
+        window = Window(0, 0, own.width, own.height) if area is None else area.window(own)
+        return None if window is None else own.window(window)
+    whole = Area(rasterio_box(src))
+    place = whole if area is None else area
+    if not place.shape.intersects(whole.shape):
+        return None
+    clipped = Area(place.shape.intersection(whole.shape))
+    crs = crs or (place.utm if own.crs.is_geographic else own.crs)
+    return clipped.grid(crs, pixel_size(own, crs, settings.scale, place))
+
+
+def rasterio_box(src: DatasetReader) -> Any:
+    """The outline of a raster in degrees, its edges followed closely."""
+    import geopandas as gpd
+    import shapely
+
+    corners = [src.transform @ corner for corner in ((0, 0), (src.width, 0), (src.width, src.height), (0, src.height))]
+    outline = shapely.segmentize(shapely.Polygon(corners), max(src.width, src.height) * abs(src.transform.a) / 32)
+    return gpd.GeoSeries([outline], crs=src.crs.to_wkt()).to_crs(LONLAT).iloc[0].buffer(0)
+
+
+def pixel_size(own: Grid, crs: Any, scale: float | None, place: Area) -> tuple[float, float]:
+    """Width and height of a pixel in units of `crs`: of `scale` metres, or about as large as the raster's own."""
+    if scale is not None:
+        size = scale / 111_319.49 if crs.is_geographic else scale / float(crs.linear_units_factor[1])
+        return size, size
+    found, _, _ = rasterio.warp.calculate_default_transform(own.crs, crs, own.width, own.height, *own.bounds)
+    return abs(found.a), abs(found.e)
+
+
+def _on_grid(own: Grid, grid: Grid) -> bool:
+    """Whether a grid is a window of another."""
+    if own.crs != grid.crs:
+        return False
+    col, row = ~own.transform @ (grid.transform.c, grid.transform.f)
+    corner = round(col), round(row)
+    if min(corner) < 0 or corner[0] + grid.width > own.width or corner[1] + grid.height > own.height:
+        return False
+    return own.window(Window(*corner, grid.width, grid.height)).matches(grid)
+
+
+def own_nodata(src: DatasetReader, dtype: str, warped: bool) -> float | None:
+    """The nodata value to keep: the raster's, where that alone says what is invalid and the dtype holds it."""
+    flags = [set(f) for f in src.mask_flag_enums]
+    if warped or src.nodata is None or np.isnan(src.nodata) or any(f != {MaskFlags.nodata} for f in flags):
+        return None
+    fits = float(np.array(src.nodata).astype(dtype)) == float(src.nodata) if abs(src.nodata) < 1e30 else False
+    return float(src.nodata) if fits else None
+
+
+def read_scene(scene: Scene, window: Window, settings: DownloadArgs) -> tuple[Pixels, Valid]:
+    """A window of a scene, out of the raster in its `detail`.
+
+    Raises:
+        BadInputError: The raster is broken there, or its values do not fit the dtype.
+    """
+    raster, bands, warped = scene.detail
+    with raster.open() as src:
+        grid = scene.grid.window(window)
+        pixels, valid = _warped(src, bands, grid, settings) if warped else _plain(src, bands, grid)
+    valid = finite(pixels, valid)
+    return cast(np.where(valid, pixels, pixels.dtype.type(0)), valid, scene), valid
+
+
+def _plain(src: DatasetReader, bands: list[int], grid: Grid) -> tuple[Pixels, Valid]:
+    col, row = ~src.transform @ (grid.transform.c, grid.transform.f)
+    window = Window(round(col), round(row), grid.width, grid.height)
+    return src.read(bands, window=window), src.dataset_mask(window=window) != 0
+
+
+def _warped(src: DatasetReader, bands: list[int], grid: Grid, settings: DownloadArgs) -> tuple[Pixels, Valid]:
+    alpha = ColorInterp.alpha in src.colorinterp
+    options: Mapping[str, Any] = dict(
+        crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
+        resampling=Resampling[settings.resampling], add_alpha=not alpha,
+    )  # fmt: skip
+    with WarpedVRT(src, **options) as vrt:
+        shown = vrt.colorinterp.index(ColorInterp.alpha) + 1
+        return vrt.read(bands), vrt.read(shown) > 0

@@ -1,0 +1,242 @@
+"""cog: GeoTIFFs of a server or the disk, only their part inside the area, with the faults of a network."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import real
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
+from web_server import web_server
+
+import sources.range_file
+import sources.web
+from download.download import main
+
+TOKEN = "planted-token-51c0de"
+FAULTS = [429, 500, 503, "reset", "truncated", "hang"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No proxy, no long pauses, small blocks."""
+    monkeypatch.setattr(sources.web, "PAUSE", 0.01)
+    monkeypatch.setattr(sources.range_file, "BLOCK", 64 * 1024)
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def scene(make_raster):
+    """1200 x 1100 pixels of 0.5 m in UTM 44 N, four bands, tiled, a corner invalid."""
+    array = np.random.default_rng(1).integers(1, 2000, (4, 1200, 1100)).astype(np.uint16)
+    valid = np.ones((1200, 1100), bool)
+    valid[:390, :370] = False
+    return make_raster(array, "source/scene.tif", valid=valid, tiled=True, blockxsize=256, blockysize=256)
+
+
+def bbox_of(path, rows=(0.3, 0.7), cols=(0.2, 0.6)):
+    with rasterio.open(path) as src:
+        left, bottom, right, top = src.bounds
+        dx, dy = right - left, bottom - top
+        part = left + cols[0] * dx, top + rows[1] * dy, left + cols[1] * dx, top + rows[0] * dy
+        return list(transform_bounds(src.crs, "EPSG:4326", *part, densify_pts=21))
+
+
+@pytest.fixture
+def line(tmp_path, scene):
+    def make(*addresses, **values):
+        values = {
+            "source": "cog", "address": list(addresses), "bbox": bbox_of(scene), "retries": 3, "timeout": 0.5,
+            "parallel": 4,
+        } | values  # fmt: skip
+        (tmp_path / "settings.json").write_text(json.dumps({"download_args": values}))
+        return ["--settings", str(tmp_path / "settings.json"), "--data", str(tmp_path / "data"), "--quiet", "--json"]
+
+    return make
+
+
+def snapshot(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.tif"))}
+
+
+def check_exact(scene, folder, count=1):
+    """Each scene holds the source's own pixels."""
+    paths = sorted((folder / "scenes").glob("*.tif"))
+    assert len(paths) == count
+    for path in paths:
+        with rasterio.open(path) as dst, rasterio.open(scene) as src:
+            col, row = ~src.transform @ (dst.transform.c, dst.transform.f)
+            assert (abs(col - round(col)), abs(row - round(row))) < (1e-6, 1e-6)
+            window = Window(round(col), round(row), dst.width, dst.height)
+            valid = src.dataset_mask(window=window) > 0
+            np.testing.assert_array_equal(dst.dataset_mask() > 0, valid)
+            np.testing.assert_array_equal(dst.read(), src.read(window=window) * valid)
+            assert (dst.crs, dst.dtypes) == (src.crs, src.dtypes)
+
+
+def test_the_part_inside_the_area_and_no_more(scene, line, tmp_path):
+    with web_server({"/a/scene.tif": scene.read_bytes()}) as server:
+        assert main(line(f"{server.url}/a/scene.tif")) == 0
+        check_exact(scene, tmp_path / "data")
+        fetched = len(server.paths) * 64 * 1024
+        assert fetched < 0.6 * scene.stat().st_size
+        before = snapshot(tmp_path / "data")
+        assert main(line(f"{server.url}/a/scene.tif")) == 0
+        assert snapshot(tmp_path / "data") == before
+
+
+def test_a_file_by_name_and_the_same_through_a_server_without_ranges(scene, line, tmp_path):
+    assert main(line("source/scene.tif", bbox=None)) == 0
+    with rasterio.open(tmp_path / "data/scenes/scene.tif") as dst, rasterio.open(scene) as src:
+        valid = src.dataset_mask() > 0
+        np.testing.assert_array_equal(dst.read(), src.read() * valid)
+    with web_server({"/scene.tif": scene.read_bytes()}, ranges=False) as server:
+        assert main([*line(f"{server.url}/scene.tif"), "--overwrite"]) == 0
+    check_exact(scene, tmp_path / "data")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_that_pass_end_pixel_exact(fault, scene, line, tmp_path):
+    with web_server({"/scene.tif": scene.read_bytes()}, faults=[None, fault, None, fault, fault]) as server:
+        assert main(line(f"{server.url}/scene.tif", scene_size=256)) == 0
+    check_exact(scene, tmp_path / "data", 4)
+
+
+@pytest.mark.parametrize("place", [0, 3])
+@pytest.mark.parametrize("fault", [400, 401, 403, 404])
+def test_faults_that_stay_end_at_once_with_one_line(fault, place, scene, line, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MAP_KEY", TOKEN)
+    with web_server({"/scene.tif": scene.read_bytes()}, faults=[None] * place + [fault] * 50) as server:
+        assert main(line(f"{server.url}/scene.tif?key=${{MAP_KEY}}", parallel=1)) == 1
+        assert len(server.paths) <= place + 2
+    out, err = capsys.readouterr()
+    assert len(err.splitlines()) == 1
+    assert str(fault) in err
+    assert TOKEN not in out + err
+    for path in (p for p in tmp_path.rglob("*") if p.is_file()):
+        assert TOKEN.encode() not in path.read_bytes()
+
+
+def test_an_error_half_way_keeps_what_was_fetched(scene, line, tmp_path):
+    files = {"/scene.tif": scene.read_bytes()}
+    with web_server(files) as server:
+        assert main([*line(f"{server.url}/scene.tif", scene_size=256), "--data", str(tmp_path / "whole")]) == 0
+        count = len(server.paths)
+    with web_server(files, faults=[None] * (count - 2) + [403] * 9) as server:
+        assert main(line(f"{server.url}/scene.tif", scene_size=256, parallel=1)) == 1
+        kept = list((tmp_path / "data").rglob("*.tif"))
+        server.faults = []
+        assert kept
+        stamps = [path.stat().st_mtime_ns for path in kept]
+        assert main(line(f"{server.url}/scene.tif", scene_size=256, parallel=1)) == 0
+        assert [path.stat().st_mtime_ns for path in kept] == stamps
+    assert snapshot(tmp_path / "data") == snapshot(tmp_path / "whole")
+
+
+def test_a_file_that_changes_half_way_is_an_error(scene, line, capsys):
+    with web_server({"/scene.tif": scene.read_bytes()}) as server:
+        server.routes["/scene.tif"] = lambda handler: changing(handler, scene.read_bytes())
+        assert main(line(f"{server.url}/scene.tif")) == 1
+    assert "it changed while it was read" in capsys.readouterr().err
+
+
+def changing(handler, data):
+    first, last = handler.range(len(data))
+    handler.server.version += 1
+    headers = {"ETag": f'"{handler.server.version}"', "Content-Range": f"bytes {first}-{last}/{len(data)}"}
+    handler.answer(206, data[first : last + 1], headers=headers)
+
+
+@pytest.mark.parametrize(
+    "target", ["http://169.254.169.254/x.tif", "http://10.0.0.1/x.tif", "http://127.0.0.1:1/x.tif"]
+)
+def test_redirects_to_private_networks_are_refused(target, scene, line, capsys):
+    with web_server({"/scene.tif": scene.read_bytes()}, faults=[target]) as server:
+        assert main(line(f"{server.url}/scene.tif")) == 1
+    err = capsys.readouterr().err
+    assert "a redirect to a private network" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_redirects_on_the_same_server_are_followed(scene, line, tmp_path):
+    with web_server({"/scene.tif": scene.read_bytes()}) as server:
+        server.faults = [f"{server.url}/scene.tif"]
+        assert main(line(f"{server.url}/old.tif".replace("old", "scene"))) == 0
+    check_exact(scene, tmp_path / "data")
+
+
+def test_warped_to_another_crs_and_scale(scene, line, tmp_path):
+    assert main(line("source/scene.tif", crs="EPSG:3857", scale=2.0, bands=["band 3", "1"])) == 0
+    with rasterio.open(tmp_path / "data/scenes/scene.tif") as dst:
+        assert (dst.crs.to_epsg(), dst.count, dst.res) == (3857, 2, (2.0, 2.0))
+        assert dst.descriptions == ("band 3", "band 1")
+        share = (dst.dataset_mask() > 0).mean()
+        assert 0.9 < share <= 1.0
+        assert dst.transform.c % 2.0 == 0
+        pixels = dst.read()[:, 20:-20, 20:-20]
+    assert 400 < pixels.mean() < 1200
+
+
+def test_nodata_stays_nodata(make_raster, line, tmp_path):
+    array = np.arange(1, 1 + 3 * 40 * 30).reshape(3, 40, 30).astype(np.int16)
+    array[:, :5, :7] = -9999
+    path = make_raster(array, "landsat.tif", nodata=-9999)
+    assert main(line("landsat.tif", bbox=None)) == 0
+    with rasterio.open(tmp_path / "data/scenes/landsat.tif") as dst:
+        assert dst.nodata == -9999
+        np.testing.assert_array_equal(dst.read(), array)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(("dtype", "wanted", "status"), [
+    ("float64", None, 0), ("uint32", None, 1), ("uint32", "uint16", 0), ("int32", "uint8", 1),
+])  # fmt: skip
+def test_other_dtypes(dtype, wanted, status, make_raster, line, tmp_path, capsys):
+    make_raster(np.full((1, 20, 20), 700, dtype), "other.tif")
+    assert main(line("other.tif", bbox=None, dtype=wanted)) == status
+    err = capsys.readouterr().err
+    if status:
+        assert "dtype" in err
+    else:
+        with rasterio.open(tmp_path / "data/scenes/other.tif") as dst:
+            assert dst.dtypes[0] == (wanted or "float32")
+            assert (dst.read() == 700).all()
+
+
+@pytest.mark.parametrize(
+    ("addresses", "values", "words"),
+    [
+        ([], {}, "Give --address"),
+        (["nothing.tif"], {}, "nothing.tif: no such file"),
+        (["broken.tif"], {}, "broken.tif: not readable"),
+        (["note.txt"], {}, "a .txt file"),
+        (["source/scene.tif"], {"bbox": [10.0, 10.0, 10.1, 10.1]}, "none with a pixel inside the area"),
+        (["source/scene.tif"], {"bands": ["nir"]}, "'nir'; expected one of 1 band 1, 2 band 2"),
+        (["source/scene.tif"], {"crs": "EPSG:1"}, "download_args.crs"),
+        (["ftp://host/scene.tif"], {}, "no http or https address"),
+        (["http://${NO_SUCH_VARIABLE}/x.tif"], {}, "a variable that is set"),
+        (["http://127.0.0.1:9/x.tif"], {}, "not reached after 4 tries"),
+    ],
+)
+def test_every_problem_is_one_line(addresses, values, words, line, tmp_path, capsys):
+    (tmp_path / "broken.tif").write_bytes(b"II*\0broken")
+    (tmp_path / "note.txt").write_text("hello")
+    assert main(line(*addresses, **values)) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert words in err
+
+
+def test_two_files_of_one_name(scene, line, tmp_path):
+    with web_server({"/a/scene.tif": scene.read_bytes(), "/b/Scene.tif": scene.read_bytes()}) as server:
+        assert main(line(f"{server.url}/a/scene.tif", f"{server.url}/b/Scene.tif")) == 0
+    check_exact(scene, tmp_path / "data", 2)
+
+
+def test_banepa_by_address(line, tmp_path):
+    path = sorted(real("banepa/scenes").glob("*.tif"))[7]
+    with web_server({"/tile.tif": path.read_bytes()}) as server:
+        assert main(line(f"{server.url}/tile.tif", bbox=bbox_of(path))) == 0
+    check_exact(path, tmp_path / "data")
