@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from roofkit.raster import (
     is_rgb,
 )  # fmt: skip
 from roofkit.settings import DownloadArgs
-from sources.area import LONLAT, Area, named_crs
+from sources.area import LONLAT, Area, gsd, named_crs
 from sources.range_file import RangeFile, RemoteBytes
 from sources.scenes import Scene, Source, cast, parts
 from sources.web import Web
@@ -216,22 +216,61 @@ def _scenes(raster: Raster, stem: str, settings: DownloadArgs, area: Area | None
         bands = chosen_bands(src, settings.bands, raster.where)
         dtype = scene_dtype(src, settings.dtype, raster.where)
         grid = target_grid(src, settings, area, raster.where)
+        names = [band_names(src)[data_bands(src).index(band)] for band in bands]
+        rgb = is_rgb(src) and bands[:3] == data_bands(src)[:3]
         if grid is None:
             return []
-        names = band_names(src)
-        numbered = data_bands(src)
         warped = not _on_grid(grid_of(src), grid)
-        how = {"warped": settings.resampling} if warped else {}
-        pieces = parts(grid, settings.scene_size, area)
-        return [
-            Scene(
-                f"{stem}.tif" if len(pieces) == 1 else f"{stem}_r{row}_c{col}.tif", part,
-                tuple(names[numbered.index(band)] for band in bands), dtype,
-                {"version": raster.version, "bands": bands, **how}, side=SIDE, nodata=own_nodata(src, dtype, warped),
-                rgb=is_rgb(src) and bands[:3] == data_bands(src)[:3], detail=(raster, bands, warped),
-            )
-            for row, col, part in pieces
-        ]  # fmt: skip
+        nodata = own_nodata(src, dtype, warped)
+    request: dict[str, Any] = {"version": raster.version, "bands": bands}
+    request |= {"warped": settings.resampling} if warped else {}
+    pieces = parts(grid, settings.scene_size, area)
+    return [
+        Scene(
+            f"{stem}.tif" if len(pieces) == 1 else f"{stem}_r{row}_c{col}.tif", part, tuple(names), dtype, request,
+            side=SIDE, nodata=nodata, rgb=rgb, detail=(raster, bands, warped),
+        )
+        for row, col, part in pieces
+    ]  # fmt: skip
+
+
+def stack_scenes(rasters: Sequence[Raster], stem: str, settings: DownloadArgs, area: Area | None) -> list[Scene]:
+    """The scenes of rasters that are bands of one image; none where nothing is inside the area.
+
+    One raster: as it is, its bands chosen by `settings.bands`. Several: the first band of each, named as the raster,
+    on the grid of the finest; others are warped to it.
+    """
+    if len(rasters) == 1:
+        return _scenes(rasters[0], stem, settings, area)
+    single = settings.model_copy(update={"bands": None})
+    found = [_scenes(raster, stem, single, area) for raster in rasters]
+    if not all(found):
+        return []
+    finest = min(found, key=lambda scenes: gsd(scenes[0].grid))
+    dtype = settings.dtype or str(np.result_type(*(scenes[0].dtype for scenes in found)))
+    if dtype not in DTYPES:
+        raise SettingsError("download_args.dtype", f"null, and bands mix to {dtype}", "one for all", "Set it.")
+    return [
+        replace(
+            scene, bands=tuple(raster.stem for raster in rasters), dtype=dtype, nodata=None, rgb=False,
+            request={"stack": [s[0].request for s in found], "resampling": settings.resampling},
+            detail=[(s[0].detail[0], s[0].detail[1][:1]) for s in found],
+        )
+        for scene in finest
+    ]  # fmt: skip
+
+
+def read_stack(scene: Scene, window: Window, settings: DownloadArgs) -> tuple[Pixels, Valid]:
+    """A window of what `stack_scenes` made; a pixel is valid where all bands are."""
+    if isinstance(scene.detail, tuple):
+        return read_scene(scene, window, settings)
+    found = []
+    for raster, bands in scene.detail:
+        with raster.open() as src:
+            warped = not _on_grid(grid_of(src), scene.grid)
+        found.append(read_scene(replace(scene, detail=(raster, bands, warped)), window, settings))
+    pixels, valid = zip(*found)
+    return np.concatenate(pixels), np.logical_and.reduce(valid)
 
 
 def chosen_bands(src: DatasetReader, wanted: Sequence[str] | None, where: str) -> list[int]:

@@ -1,0 +1,292 @@
+"""The source `stac`: the part inside the area of the rasters that a STAC catalogue knows, found with pystac-client."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import pystac
+import requests
+from pystac.stac_io import DefaultStacIO
+from pystac_client import Client
+from pystac_client.exceptions import APIError
+from pystac_client.stac_api_io import StacApiIO
+from rasterio.windows import Window
+from shapely import make_valid
+from shapely.geometry import box, shape
+
+from roofkit.cli import say
+from roofkit.errors import BadInputError, MissingInputError, RoofError, SettingsError
+from roofkit.raster import Pixels, Valid
+from sources.cog import Raster, distinct, expanded, plain_name, raster_at, read_stack, stack_scenes
+from sources.scenes import Scene, Source
+from sources.web import Web
+
+MOST_DOCUMENTS = 2000  # of a static catalogue, read in search of items
+SIGN = "https://planetarycomputer.microsoft.com/api/sas/v1/sign?href="
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A catalogue that is often used."""
+
+    address: str
+    collection: str | None
+    assets: tuple[str, ...]
+    signed: bool = False
+    """Assets need a signature of the Planetary Computer, which is free and needs no account."""
+
+
+PRESETS = {
+    "earth-search": Preset(
+        "https://earth-search.aws.element84.com/v1", "sentinel-2-c1-l2a", ("red", "green", "blue", "nir")
+    ),
+    "earth-search-naip": Preset("https://earth-search.aws.element84.com/v1", "naip", ("image",)),
+    "planetary-computer": Preset(
+        "https://planetarycomputer.microsoft.com/api/stac/v1", "naip", ("image",), signed=True
+    ),
+    "openaerialmap": Preset("https://api.imagery.hotosm.org/stac", "openaerialmap", ("visual",)),
+    "maxar": Preset("https://maxar-opendata.s3.amazonaws.com/events/catalog.json", None, ("visual",)),
+}
+
+
+class Reader:
+    """Documents of a catalogue, through `Web`; files only of a catalogue that is a file itself.
+
+    Args:
+        web: How to reach it.
+        folder: That of a catalogue on this machine; None: it is elsewhere.
+    """
+
+    def __init__(self, web: Web, folder: Path | None) -> None:
+        self.web, self.folder = web, folder
+        self.documents = 0
+
+    def read(self, method: str, href: str, headers: Any = None, **body: Any) -> str:
+        """The text of a document.
+
+        Raises:
+            RoofError: It cannot be had, is a file of this machine named by a server, or is one too many.
+        """
+        self.documents += 1
+        if self.documents > MOST_DOCUMENTS:
+            advice = "Name one with --collection, or a smaller part of the catalogue with --address."
+            found = f"more than {MOST_DOCUMENTS} documents"
+            raise MissingInputError("catalogue", found, "items that are found sooner", advice)
+        if "://" not in href:
+            return self._own_file(href)
+        request = self.web.prepare_request(requests.Request(method, href, headers=headers, **body))
+        response = self.web.send(request)
+        if not 200 <= response.status_code < 300:
+            raise self.web.refused(response)
+        return str(response.content.decode("utf-8"))
+
+    def _own_file(self, href: str) -> str:
+        path = Path(href).resolve()
+        if self.folder is None or not path.is_relative_to(self.folder):
+            found = "a file of this machine, named by a catalogue elsewhere"
+            raise BadInputError(href, found, "an address", "Do not use that catalogue.")
+        return path.read_text(encoding="utf-8")
+
+
+class ApiIO(StacApiIO):
+    """pystac-client's way to an API, through a `Reader`."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(max_retries=None)
+        self.reader = reader
+
+    def request(self, href: str, method: Any = None, headers: Any = None, parameters: Any = None) -> str:
+        """The text of an answer."""
+        method = (method or "GET").upper()
+        body = {"json": parameters} if method == "POST" else {"params": parameters or {}}
+        return self.reader.read(method, href, headers, **body)
+
+
+class CatalogueIO(DefaultStacIO):
+    """pystac's way to the documents of a static catalogue, through a `Reader`."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self.reader = reader
+
+    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+        """The text of a document."""
+        return self.reader.read("GET", str(source))
+
+
+class Stac(Source):
+    """The newest items of a collection in the area."""
+
+    name = "stac"
+
+    def plan(self) -> list[Scene]:
+        """The scenes of the items' assets; assets of one item become the bands of one scene."""
+        area = self.needed_area()
+        preset, address = self._service()
+        items = self._items(address, preset)
+        wanted = self.settings.assets or (preset.assets if preset else None)
+        scenes: list[Scene] = []
+        taken: set[str] = set()
+        for item in items:
+            rasters = [self._raster(item, name, address, preset) for name in assets_of(item, wanted)]
+            stem = distinct(plain_name(item.id), taken)
+            scenes += stack_scenes(rasters, stem, self.settings, area)
+        if not scenes:
+            found = f"{len(items)} items, none with a pixel inside the area"
+            raise MissingInputError(self.web.safe(address), found, "imagery of the area", "Change area or dates.")
+        self.licence = licence_line(items)
+        return scenes
+
+    def fetch(self, scene: Scene, window: Window) -> tuple[Pixels, Valid]:
+        """A window of an item's assets."""
+        return read_stack(scene, window, self.settings)
+
+    def _service(self) -> tuple[Preset | None, str]:
+        """The preset, and where the catalogue is: an address, or an absolute file name."""
+        name = self.settings.preset
+        if name is not None and name not in PRESETS:
+            raise SettingsError("download_args.preset", repr(name), f"one of {', '.join(PRESETS)}", "Correct it.")
+        preset = PRESETS[name] if name else None
+        if not preset and not self.settings.address:
+            advice = f"Give --address ADDRESS, or --preset {'|'.join(PRESETS)}."
+            raise SettingsError("download_args.address", "null", "a STAC API or catalogue", advice)
+        address = self.settings.address[0] if self.settings.address else preset.address  # type: ignore[union-attr]
+        full = expanded(address, self.web)
+        if "://" not in full:
+            return preset, str((self.folder / full).resolve())
+        self.web.give(full)
+        self.web.give_near(full)
+        return preset, full
+
+    def _items(self, address: str, preset: Preset | None) -> list[pystac.Item]:
+        """At most `items` of them, newest first."""
+        where = self.web.safe(address)
+        local = None if "://" in address else Path(address).parent
+        if local is not None and not Path(address).is_file():
+            raise MissingInputError(address, "no such file", "a catalogue", "Check download_args.address.")
+        reader = Reader(self.web, local)
+        collection = self.settings.collection or (preset.collection if preset else None)
+        try:
+            root = json.loads(reader.read("GET", address))
+            if root.get("conformsTo"):
+                found = list(self._searched(Client.open(address, stac_io=ApiIO(reader)), collection))
+            else:
+                found = list(self._walked(pystac.Catalog.from_file(address, CatalogueIO(reader)), collection))
+        except (APIError, pystac.STACError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, RoofError):
+                raise
+            found_text = f"no STAC catalogue ({self.web.safe(error) or type(error).__name__})"
+            raise BadInputError(where, found_text, "an API or catalogue", "Check the address.") from None
+        items = [item for item in found if self._fits(item)]
+        items.sort(key=lambda item: (str(item.datetime or item.properties.get("start_datetime") or ""), item.id))
+        if not items:
+            dates = f"{self.settings.start or 'any day'} to {self.settings.end or 'now'}"
+            cloud = "" if self.settings.cloud is None else f", at most {self.settings.cloud:g} % cloud"
+            text = f"no item of {collection or 'any collection'} in the area, {dates}{cloud}"
+            raise MissingInputError(where, text, "at least one", "Change area, dates, cloud limit or collection.")
+        chosen = items[::-1][: self.settings.items]
+        if len(items) > len(chosen):
+            say(f"{len(chosen)} of {len(items)} items are used, the newest; download_args.items allows more")
+        return chosen
+
+    def _searched(self, client: Client, collection: str | None) -> Iterator[pystac.Item]:
+        """Items that an API finds; clouds are looked at here, since not every API can."""
+        start, end = self.settings.start, self.settings.end
+        search = client.search(
+            bbox=list(self.needed_area().bounds), collections=[collection] if collection else None,
+            datetime=f"{start or '..'}/{end or '..'}" if start or end else None, limit=100,
+            max_items=MOST_DOCUMENTS, sortby=None,
+        )  # fmt: skip
+        return iter(search.items())
+
+    def _walked(self, client: pystac.Catalog, collection: str | None) -> Iterator[pystac.Item]:
+        """Items of a static catalogue, but for collections that lie elsewhere."""
+        start: Any = client
+        if collection is not None and collection != client.id:
+            start = client.get_child(collection, recursive=True)
+        if start is None:
+            have = ", ".join(sorted(child.id for child in client.get_children())[:20])
+            raise SettingsError("download_args.collection", repr(collection), f"one of {have}", "Correct it.")
+        yield from self._below(start)
+
+    def _below(self, catalog: Any) -> Iterator[pystac.Item]:
+        extent = getattr(catalog, "extent", None)
+        area = box(*self.needed_area().bounds)
+        if extent is not None and not any(box(*flat(bounds)).intersects(area) for bounds in extent.spatial.bboxes):
+            return
+        yield from (item for item in catalog.get_items() if item is not None)
+        for child in catalog.get_children():
+            yield from self._below(child)
+
+    def _fits(self, item: pystac.Item) -> bool:
+        """Whether an item lies in the area, between the dates, below the cloud limit."""
+        place = shape(item.geometry) if item.geometry else box(*flat(item.bbox or [0, 0, 0, 0]))
+        if not make_valid(place).intersects(self.needed_area().shape):
+            return False
+        first = str(item.properties.get("start_datetime") or item.properties.get("datetime") or "")[:10]
+        last = str(item.properties.get("end_datetime") or first)[:10]
+        start, end, limit = self.settings.start, self.settings.end, self.settings.cloud
+        if (start and last and last < start) or (end and first and first >= end):
+            return False
+        cloud = item.properties.get("eo:cloud_cover")
+        return limit is None or cloud is None or float(cloud) <= limit
+
+    def _raster(self, item: pystac.Item, name: str, catalogue: str, preset: Preset | None) -> Raster:
+        href = item.assets[name].get_absolute_href() or item.assets[name].href
+        if href.startswith("s3://"):
+            bucket, _, key = href.removeprefix("s3://").partition("/")
+            href = f"https://{bucket}.s3.amazonaws.com/{key}"
+        if "://" not in href and "://" in catalogue:
+            own = item.get_self_href() or catalogue
+            if href.startswith("/") or "://" not in own:
+                found = "a file of this machine, named by a catalogue elsewhere"
+                raise BadInputError(href, found, "an address", "Do not use that catalogue.")
+            href = urljoin(own, href)
+        if "://" not in href and not Path(href).resolve().is_relative_to(Path(catalogue).parent):
+            raise BadInputError(href, "outside of its catalogue's folder", "a file in it", "Move it there.")
+        if preset and preset.signed and urlsplit(href).scheme == "https":
+            href = str(self.web.fetch(SIGN + quote(href, safe="")).json()["href"])
+            self.web.hide(urlsplit(href).query)
+        return raster_at(href.replace("${", "$ {"), self.web, Path("/"), given=False, stem=name)
+
+
+def assets_of(item: pystac.Item, wanted: tuple[str, ...] | None) -> list[str]:
+    """Names of an item's assets: those wanted; without a wish the only GeoTIFF.
+
+    Raises:
+        SettingsError: There is no such asset, or no only one.
+    """
+    have = ", ".join(item.assets)
+    if wanted:
+        for name in wanted:
+            if name not in item.assets:
+                raise SettingsError("download_args.assets", repr(name), f"of {item.id}: {have}", "Correct it.")
+        return list(wanted)
+    rasters = [name for name, asset in item.assets.items() if is_raster(asset)]
+    data = [name for name in rasters if {"data", "visual"} & set(item.assets[name].roles or ())] or rasters
+    if len(data) != 1:
+        advice = "Set download_args.assets, in the order of bands."
+        raise SettingsError("download_args.assets", f"null, and {item.id} has {have}", "which to fetch", advice)
+    return data
+
+
+def is_raster(asset: pystac.Asset) -> bool:
+    """Whether an asset is a GeoTIFF."""
+    kind = asset.media_type or ""
+    return kind.startswith("image/tiff") or urlsplit(asset.href).path.lower().endswith((".tif", ".tiff"))
+
+
+def flat(bounds: Any) -> list[float]:
+    """West, south, east, north of a box with or without heights."""
+    numbers = [float(number) for number in bounds]
+    return numbers if len(numbers) == 4 else [numbers[0], numbers[1], numbers[3], numbers[4]]
+
+
+def licence_line(items: list[pystac.Item]) -> str:
+    """The licences that items name, as a line for the user."""
+    found = {str(item.properties["license"]) for item in items if item.properties.get("license")}
+    found |= {str(p["name"]) for item in items for p in item.properties.get("providers", ()) if p.get("name")}
+    return f"licence and providers of this imagery: {', '.join(sorted(found))}" if found else ""
