@@ -6,6 +6,7 @@ alpha band or nodata) defines it, and never where a band is NaN.
 
 import contextlib
 import os
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -63,13 +64,36 @@ class Grid:
         return (self.height, self.width, self.crs) == (other.height, other.width, other.crs) and apart < 1e-3
 
 
+class _Quiet:
+    """No warnings of missing georeference while any thread is inside: `catch_warnings` alone is not for threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
 @contextlib.contextmanager
 def gdal_env() -> Iterator[None]:
     """GDAL with a bounded block cache and masks inside the file, quiet about missing georeferencing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True):
-            yield
+    with _quiet, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True):
+        yield
 
 
 @contextlib.contextmanager
