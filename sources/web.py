@@ -101,7 +101,7 @@ class Web(requests.Session):
             raise WebError(where, "not an address", "http(s)://host/…", "Check the address.") from None
         if (host, port) in self._given or (host in self._near and not redirected):
             return
-        proxied = bool(self._environment(address).get("proxies", {}).get(urlsplit(address).scheme))
+        proxied = bool(self.environment(address).get("proxies", {}).get(urlsplit(address).scheme))
         for found in _addresses(host, port, proxied=proxied):
             if not found.is_global or found.is_multicast:
                 what = "a redirect to" if redirected else "named by a server, and it is in"
@@ -117,7 +117,7 @@ class Web(requests.Session):
         shown = SECRET.sub(r"\1 ***", USER.sub(r"\1", QUERY.sub(r"\1\2", shown)))
         return shown if len(shown) <= 400 else shown[:400] + "…"
 
-    def _environment(self, address: str) -> dict[str, Any]:
+    def environment(self, address: str) -> dict[str, Any]:
         """Proxies and certificates as the environment has them for that address."""
         found = dict(self.merge_environment_settings(address, {}, None, None, None))
         if found.get("verify") is True and os.environ.get("SSL_CERT_FILE"):
@@ -138,7 +138,7 @@ class Web(requests.Session):
             response, problem = self._try(request, started, options)
             if response is not None and response.status_code not in TRANSIENT:
                 return response
-            pause = _pause(number, response)
+            pause = pause_before(number, response)
             number += 1
             spent = time.monotonic() - started
             if number > self.retries or spent + pause > self.deadline:
@@ -180,7 +180,7 @@ class Web(requests.Session):
     def _once(self, request: requests.PreparedRequest, started: float, options: Mapping[str, Any]) -> requests.Response:
         if self.stopped.is_set():
             raise StoppedError
-        kwargs = {**self._environment(str(request.url)), "timeout": options.get("timeout") or self.timeout}
+        kwargs = {**self.environment(str(request.url)), "timeout": options.get("timeout") or self.timeout}
         kwargs |= {"stream": True, "allow_redirects": False}
         with contextlib.closing(super().send(request, **kwargs)) as response:
             parts, size = [], 0
@@ -271,8 +271,8 @@ def _plain(found: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IP
     return getattr(found, "ipv4_mapped", None) or found
 
 
-def _pause(number: int, response: requests.Response | None) -> float:
-    """Seconds to wait before the next try: as the server asks, else longer each time."""
+def pause_before(number: int, response: requests.Response | None) -> float:
+    """Seconds to wait after try `number` (from 0): as the server asks, else longer each time."""
     asked = response.headers.get("Retry-After", "") if response is not None else ""
     with contextlib.suppress(ValueError, TypeError):
         seconds = float(asked) if asked.strip().isdigit() else parsedate_to_datetime(asked).timestamp() - time.time()

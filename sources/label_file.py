@@ -1,0 +1,63 @@
+"""The labels `file`: a vector file, or the address of one, clipped to the area."""
+
+import tempfile
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import geopandas as gpd
+import shapely
+
+from roofkit.errors import BadInputError, MissingInputError, RoofError, SettingsError
+from roofkit.labels import read_labels
+from roofkit.paths import VECTOR_SUFFIXES
+from roofkit.settings import DownloadArgs
+from sources.area import LONLAT, Area
+from sources.cog import expanded
+from sources.web import Web
+
+
+def labels_of_file(settings: DownloadArgs, area: Area, web: Web, folder: Path) -> gpd.GeoDataFrame:
+    """The polygons inside the area with all their attributes, cut at its edge, in the file's CRS.
+
+    Raises:
+        RoofError: There is no such file, it is broken, or nothing of it is inside the area.
+    """
+    if settings.labels_file is None:
+        advice = "Give --labels-file FILE or an address."
+        raise SettingsError("download_args.labels_file", "null", "a vector file", advice)
+    name = expanded(settings.labels_file, web)
+    if "://" not in name:
+        return clipped(folder / name, area, str(folder / name))
+    web.give(name)
+    where = web.safe(name)
+    suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
+    if suffix not in VECTOR_SUFFIXES or suffix == ".shp":
+        expected = "an address that ends in .gpkg, .geojson, .json, .parquet or .fgb"
+        raise BadInputError(where, f"a {suffix or 'nameless'} file", expected, "Convert it, or fetch it yourself.")
+    data = web.fetch(name).content
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / f"labels{suffix}"
+        path.write_bytes(data)
+        try:
+            return clipped(path, area, where)
+        except RoofError as error:  # names the copy; the user knows the address
+            error.args = (str(error).replace(str(path), where),)
+            raise
+
+
+def clipped(path: Path, area: Area, where: str) -> gpd.GeoDataFrame:
+    """The features of a file that lie in the area."""
+    read_labels(path)  # names what is wrong with a file
+    table = gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else gpd.read_file(path)
+    table = table[table.geometry.notna() & table.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
+    place = area.within(table.crs) if table.crs is not None else area.shape
+    shapes = shapely.make_valid(shapely.force_2d(table.geometry.to_numpy()), method="structure", keep_collapsed=False)
+    inside = shapely.intersects(shapes, place)
+    shapes = shapely.intersection(shapes[inside], place)
+    polygonal = [shape.geom_type in ("Polygon", "MultiPolygon") and shape.area > 0 for shape in shapes]
+    found = table[inside].set_geometry(shapes, crs=table.crs)[polygonal].reset_index(drop=True)
+    if not len(found):
+        has = ", ".join(f"{bound:.4f}" for bound in table.to_crs(LONLAT).total_bounds)
+        wants = ", ".join(f"{bound:.4f}" for bound in area.bounds)
+        raise MissingInputError(where, f"no polygon inside the area: the file covers {has}", wants, "Check both.")
+    return found

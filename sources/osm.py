@@ -1,0 +1,165 @@
+"""The labels `osm`: buildings of OpenStreetMap with all their tags, through OSMnx and an Overpass server."""
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import osmnx
+import pandas as pd
+import requests
+import shapely
+
+from roofkit.cli import raise_if_stopped, say
+from roofkit.errors import MissingInputError, RoofError
+from roofkit.settings import DownloadArgs
+from sources.area import LONLAT, Area
+from sources.web import FAULTS, REDIRECTS, TRANSIENT, Web, WebError, pause_before, status
+
+MATERIAL = "roof:material"
+RESERVED = ("fid", "geom", "geometry", "osm_id", "rowid")  # columns that GeoPackage or this program has
+
+
+class PassingError(Exception):
+    """An answer that may be another one the next time."""
+
+    def __init__(self, response: requests.Response) -> None:
+        super().__init__(status(response))
+        self.response = response
+
+
+def osm_buildings(settings: DownloadArgs, area: Area, web: Web, folder: Path) -> gpd.GeoDataFrame:
+    """Polygons of every building that touches the area, `osm_id` and a text column for each tag, in EPSG:4326.
+
+    Raises:
+        WebError: The server is not reached, refuses, or ran out of time or memory.
+        MissingInputError: There is no building.
+    """
+    url = settings.overpass_url.rstrip("/")
+    web.check(url)
+    try:
+        with _settings(settings, web, url):
+            found = _asked(settings, area, web, url)
+    except osmnx._errors.InsufficientResponseError:
+        found = gpd.GeoDataFrame()
+    shapes = found.geometry if len(found) else ()
+    keep = [shape is not None and shape.geom_type in ("Polygon", "MultiPolygon") for shape in shapes]
+    if not any(keep):
+        where = ", ".join(f"{bound:.5f}" for bound in area.bounds)
+        expected = "buildings mapped there"
+        advice = "Check the area; or draw roofs yourself (QGIS), or use labels open-buildings."
+        raise MissingInputError(url, f"no building polygon in {where}", expected, advice)
+    buildings = tidy(found[keep])
+    _tell(buildings, dropped=len(keep) - sum(keep))
+    return buildings
+
+
+def tidy(found: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """What OSMnx gives (index: kind and number) in an order and under names that any file can have."""
+    kinds = found.index.get_level_values(0).astype(str)
+    numbers = found.index.get_level_values(1).astype("int64")
+    table = pd.DataFrame({"osm_id": [f"{kind}/{number}" for kind, number in zip(kinds, numbers)]})
+    tags = found.drop(columns=found.geometry.name).reset_index(drop=True)
+    names = safe_names([str(name) for name in sorted(tags.columns, key=str)])
+    for name, safe in names.items():
+        table[safe] = [None if pd.isna(value) else str(value) for value in tags[name]]
+    shapes = shapely.make_valid(shapely.force_2d(found.geometry.to_numpy()), method="structure", keep_collapsed=False)
+    order = sorted(range(len(table)), key=lambda i: (kinds[i], numbers[i]))
+    return gpd.GeoDataFrame(table, geometry=shapes, crs=LONLAT).iloc[order].reset_index(drop=True)
+
+
+def safe_names(names: list[str]) -> dict[str, str]:
+    """For each tag a column name of its own, in any case of letters: GeoPackage and shapefiles know no case."""
+    taken, safe = set(RESERVED), {}
+    for name in names:
+        found, number = name, 2
+        while found.lower() in taken:
+            found, number = f"{name}_{number}", number + 1
+        taken.add(found.lower())
+        safe[name] = found
+    return safe
+
+
+def _tell(buildings: gpd.GeoDataFrame, *, dropped: int) -> None:
+    say("labels: © OpenStreetMap contributors, ODbL")
+    if dropped:
+        say(f"{dropped} buildings are points or lines without a roof outline; left out")
+    known = buildings[MATERIAL].value_counts() if MATERIAL in buildings else pd.Series(dtype=int)
+    common = ", ".join(f"{name} {count}" for name, count in sorted(known.items(), key=lambda i: (-i[1], i[0]))[:6])
+    say(
+        f"{len(buildings)} buildings, {int(known.sum())} with {MATERIAL}"
+        + (f" ({common})" if common else "; without materials every building counts as roof")
+    )
+
+
+@contextlib.contextmanager
+def _settings(settings: DownloadArgs, web: Web, url: str) -> Iterator[None]:
+    """OSMnx without cache, status page, DNS over another host and redirects; as it was, afterwards.
+
+    It also binds the server's name to one of its addresses, for this whole process: undone here.
+    """
+
+    def look(response: requests.Response, *args: Any, **kwargs: Any) -> None:
+        if response.status_code in TRANSIENT:
+            raise PassingError(response)
+        if response.status_code in REDIRECTS:
+            raise WebError(url, "a redirect", "an answer", "Give the address that it leads to (--overpass-url).")
+        if response.status_code != 200:
+            raise web.refused(response)
+        if remark := remark_of(response):
+            advice = "Ask for a smaller area, or try again later."
+            raise WebError(url, f"an answer in part ({web.safe(remark)})", "all buildings", advice)
+
+    changes = dict(
+        use_cache=False, overpass_rate_limit=False, doh_url_template=None, requests_timeout=settings.timeout,
+        overpass_url=url, http_user_agent="roof-classify", log_file=False, log_console=False,
+        requests_kwargs={"allow_redirects": False, "hooks": {"response": look}, **web.environment(url)},
+    )  # fmt: skip
+    before = {name: getattr(osmnx.settings, name) for name in changes}
+    lookup = socket.getaddrinfo
+    try:
+        for name, value in changes.items():
+            setattr(osmnx.settings, name, value)
+        yield
+    finally:
+        socket.getaddrinfo = lookup
+        for name, value in before.items():
+            setattr(osmnx.settings, name, value)
+
+
+def remark_of(response: requests.Response) -> str | None:
+    """What Overpass says where it gave up half-way, with status 200 all the same."""
+    with contextlib.suppress(ValueError, AttributeError):
+        remark = response.json().get("remark")
+        return str(remark) if remark and re.search("error|timed out|memory", str(remark), re.IGNORECASE) else None
+    return None
+
+
+def _asked(settings: DownloadArgs, area: Area, web: Web, url: str) -> gpd.GeoDataFrame:
+    """What OSMnx finds; faults that may pass are tried again."""
+    started, number = time.monotonic(), 0
+    while True:
+        response: requests.Response | None = None
+        try:
+            return osmnx.features_from_polygon(area.shape, {"building": True})
+        except PassingError as error:
+            response, problem = error.response, str(error)
+        except osmnx._errors.InsufficientResponseError as error:
+            if not isinstance(error.__cause__, ValueError):
+                raise
+            problem = "an answer that is not JSON"
+        except RoofError:
+            raise
+        except FAULTS as error:
+            problem = web.safe(error)
+        pause = pause_before(number, response)
+        number += 1
+        if number > settings.retries or time.monotonic() - started + pause > settings.deadline:
+            advice = "Try again later, or give another server with --overpass-url."
+            raise WebError(web.safe(url), f"{problem} after {number} tries", "an answer", advice)
+        raise_if_stopped()
+        time.sleep(pause)
