@@ -32,7 +32,7 @@ from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.paths import Paths
-from roofkit.raster import create_raster
+from roofkit.raster import create_raster, open_raster
 from roofkit.settings import DownloadArgs, RasterArgs
 from roofkit.vectors import write_features
 
@@ -133,7 +133,9 @@ class Download:
         planned = len(scenes) + (self.labels is not None)
         return DownloadReport(
             wrote=str(self.paths.data),
-            source="sample (synthetic)" if self.source.name == "sample" else self.source.name,
+            source=("sample (synthetic)" if scenes else "your own")
+            if self.source.name == "sample"
+            else self.source.name,
             labels_from=self.labels.source if self.labels else "none",
             scenes=len(scenes),
             tiles=sum(len(scene.tiles()) for scene in scenes),
@@ -147,35 +149,48 @@ class Download:
             dry_run=dry_run,
         )
 
-    def run(self, scenes: "Sequence[Scene]") -> DownloadReport:
-        """Fetch what is missing and write it.
+    def run(self, scenes: "Sequence[Scene] | None") -> DownloadReport:
+        """Fetch what is missing and write it; scenes None: imagery is the user's own, and left alone.
 
         Raises:
             RoofError: The source fails, or a file is in the way.
         """
+        todo = self._make_scenes(scenes) if scenes is not None else []
+        made, roofs = self._make_labels()
+        shutil.rmtree(self.paths.data / TILES, ignore_errors=True)
+        return self.report(scenes or [], [*todo, *made], roofs, dry_run=False)
+
+    def _make_scenes(self, scenes: "Sequence[Scene]") -> list[str]:
+        """Write the scenes that are missing; their names."""
         keys = scene_keys(scenes, self.source, self.rasters)
         by_name = {_inside(self.paths.data, self.paths.scenes / scene.name): scene for scene in scenes}
         wanted = {name: keys[scene.name] for name, scene in by_name.items()}
-        labels = _inside(self.paths.data, self.paths.labels)
-        if self.labels:
-            wanted[labels] = self.labels.key
         with Outputs(self.paths.data, "download", overwrite=self.overwrite) as outputs:
             self._protect(outputs, wanted)
             todo = outputs.plan(wanted)
-            with self._progress([by_name[name] for name in todo if name in by_name]) as advance:
+            with self._progress([by_name[name] for name in todo]) as advance:
                 for name in todo:
-                    if name in by_name:
-                        share = self._make_scene(by_name[name], wanted[name], advance)
-                        outputs.record(name, wanted[name], source=self.source.name, valid_share=share)
-            if self.labels and labels in todo:
+                    share = self._make_scene(by_name[name], wanted[name], advance)
+                    outputs.record(name, wanted[name], source=self.source.name, valid_share=share)
+            outputs.finish()
+            self._warn_of_blank(outputs, by_name)
+        return todo
+
+    def _make_labels(self) -> tuple[list[str], int]:
+        """Write the labels if they are missing; their name, and how many roofs there are."""
+        name = _inside(self.paths.data, self.paths.labels)
+        with Outputs(self.paths.data, "download", name="labels", overwrite=self.overwrite) as outputs:
+            if self.labels is None:
+                if outputs.has(name) and outputs.facts(name).get("source") == "sample" != self.source.name:
+                    outputs.plan({})  # roofs of the made-up town would not fit this imagery
+                return [], 0
+            todo = outputs.plan({name: self.labels.key})
+            if todo:
                 roofs = self.labels.fetch()
                 write_features(self.paths.labels, roofs)
-                outputs.record(labels, self.labels.key, source=self.labels.source, roofs=len(roofs))
+                outputs.record(name, self.labels.key, source=self.labels.source, roofs=len(roofs))
             outputs.finish()
-            shutil.rmtree(self.paths.data / TILES, ignore_errors=True)
-            count = int(outputs.facts(labels).get("roofs", 0)) if self.labels else 0
-            self._warn_of_blank(outputs, by_name)
-        return self.report(scenes, todo, count, dry_run=False)
+            return todo, int(outputs.facts(name)["roofs"])
 
     def _protect(self, outputs: Outputs, wanted: dict[str, str]) -> None:
         """Raise where the imagery of another download would be lost.
@@ -259,7 +274,27 @@ def study_area(settings: DownloadArgs, folder: Path) -> "Area | None":
     return area_of_box(settings.bbox) if settings.bbox is not None else None
 
 
-def label_plan(source: "Source", run: Run, settings: DownloadArgs) -> LabelPlan | None:
+def area_of_rasters(paths: Sequence[Path]) -> "Area":
+    """The area that rasters cover: the box around all of them.
+
+    Raises:
+        BadInputError: One has no CRS.
+    """
+    from rasterio.warp import transform_bounds
+
+    from sources.area import LONLAT, area_of_box
+
+    boxes = []
+    for path in paths:
+        with open_raster(path) as src:
+            if src.crs is None:
+                raise BadInputError(path, "no CRS", "imagery that lies somewhere", "Give the area with --bbox.")
+            boxes.append(transform_bounds(src.crs, LONLAT, *src.bounds, densify_pts=21))
+    west, south, east, north = zip(*boxes)
+    return area_of_box((min(west), min(south), max(east), max(north)))
+
+
+def label_plan(source: "Source", settings: DownloadArgs) -> LabelPlan | None:
     """The roof polygons that settings ask for, or that come with the imagery; None: neither."""
     from sources.table import label_source
 
@@ -299,30 +334,24 @@ def download(options: argparse.Namespace, run: Run) -> DownloadReport:
         given[name] = _absolute(given[name]) if given[name] else None
     given["address"] = [_absolute(text) for text in given["address"]] if given["address"] else None
     settings = run.block("download_args", given)
-    own = own_files(run.paths)
-    if own and settings.source == "sample" and settings.labels is None:
-        say(f"{run.paths.scenes} holds imagery of your own ({own[0].name}, …): nothing is added to it.")
-        none = dict.fromkeys(("tiles", "pixels", "raw_bytes", "metres_a_pixel", "fetched_bytes", "roofs", "made"), 0)
-        return DownloadReport(
-            wrote=str(run.paths.data), source="your own", labels_from="none", scenes=len(own), kept=len(own),
-            dry_run=options.dry_run, **none,
-        )  # fmt: skip
     from sources.table import imagery_source
 
+    own = own_files(run.paths) if settings.source == "sample" else []
     folder = run.settings_path.resolve().parent
-    source = imagery_source(settings.source)(settings, study_area(settings, folder), new_web(settings), folder)
-    work = Download(
-        source, run.paths, settings, run.settings.raster_args, label_plan(source, run, settings),
-        run.overwrite, run.quiet,
-    )  # fmt: skip
-    scenes = source.plan()
-    if source.licence:
+    area = study_area(settings, folder) or (area_of_rasters(own) if own and settings.labels else None)
+    source = imagery_source(settings.source)(settings, area, new_web(settings), folder)
+    if own:
+        say(f"{run.paths.scenes} holds imagery of your own ({own[0].name}, …): nothing is added to it.")
+    scenes = None if own else source.plan()
+    labels = None if own and not settings.labels else label_plan(source, settings)
+    work = Download(source, run.paths, settings, run.settings.raster_args, labels, run.overwrite, run.quiet)
+    if source.licence and scenes:
         say(source.licence)
     if source.name != "sample" and scenes:
         from sources.area import gsd
 
         warn_of_pixel_size(max(gsd(scene.grid) for scene in scenes))
-    return work.report(scenes, [], 0, dry_run=True) if options.dry_run else work.run(scenes)
+    return work.report(scenes or [], [], 0, dry_run=True) if options.dry_run else work.run(scenes)
 
 
 OPTIONS = (

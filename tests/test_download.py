@@ -90,3 +90,22 @@ def test_own_labels_are_not_written_over(line, tmp_path, capsys):
 def test_an_unknown_source_is_one_line(line, capsys):
     assert main([*line, "--source", "moon"]) == 1
     assert 'download_args.source is "moon"' in capsys.readouterr().err
+
+
+def test_labels_for_imagery_of_ones_own(line, make_raster, tmp_path):
+    from shapely.geometry import box
+
+    make_raster(np.ones((3, 80, 80), np.uint8), "data/scenes/mine.tif")
+    roofs = [box(735002, 2959990, 735006, 2959996), box(700000, 2959990, 700006, 2959996)]
+    gpd.GeoDataFrame({"n": [1, 2]}, geometry=roofs, crs="EPSG:32644").to_file(tmp_path / "drawn.gpkg")
+    assert main([*line, "--labels", "file", "--labels-file", str(tmp_path / "drawn.gpkg")]) == 0
+    assert list(gpd.read_file(tmp_path / "data/labels/roofs.gpkg")["n"]) == [1]
+    assert [p.name for p in (tmp_path / "data/scenes").iterdir()] == ["mine.tif"]
+
+
+def test_the_towns_roofs_go_with_the_town(line, make_raster, tmp_path):
+    assert main(line) == 0
+    make_raster(np.full((3, 80, 80), 7, np.uint8), "mine.tif")
+    assert main([*line, "--source", "cog", "--address", str(tmp_path / "mine.tif")]) == 0
+    assert [p.name for p in (tmp_path / "data/scenes").iterdir()] == ["mine.tif"]
+    assert not (tmp_path / "data/labels/roofs.gpkg").exists()
