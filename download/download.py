@@ -356,7 +356,7 @@ def download(options: argparse.Namespace, run: Run) -> DownloadReport:
 
 OPTIONS = (
     "source", "labels", "seed", "bbox", "aoi", "start", "end", "collection", "image", "preset", "bands", "scale", "crs",
-    "cloud", "composite", "address", "zoom", "project", "ee_url", "overpass_url", "labels_file", "parallel",
+    "cloud", "composite", "address", "assets", "items", "zoom", "project", "ee_url", "overpass_url", "labels_file", "parallel",
 )  # fmt: skip
 
 
@@ -385,6 +385,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--cloud", type=float, metavar="PERCENT", help="of cloud at most")
     add("--composite", metavar="HOW", help="median, mosaic or first: one image of many")
     add("--bands", type=_names, metavar="B,B", help="names of bands, in order")
+    add("--assets", type=_names, metavar="A,A", help="of an item, in the order of bands (stac); the product (spacenet)")
+    add("--items", type=int, metavar="N", help="images at most (stac, spacenet)")
     add("--scale", type=float, metavar="METRES", help="of ground a pixel")
     add("--crs", metavar="CRS", help="of the scenes, as EPSG:32644")
     add("--zoom", type=int, metavar="Z", help="of tiles (xyz)")
