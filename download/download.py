@@ -145,7 +145,7 @@ class Download:
             fetched_bytes=self.source.web.bytes,
             roofs=roofs,
             made=0 if dry_run else len(todo),
-            kept=planned - len(todo),
+            kept=0 if dry_run else planned - len(todo),
             dry_run=dry_run,
         )
 
@@ -356,7 +356,8 @@ def download(options: argparse.Namespace, run: Run) -> DownloadReport:
 
 OPTIONS = (
     "source", "labels", "seed", "bbox", "aoi", "start", "end", "collection", "image", "preset", "bands", "scale", "crs",
-    "cloud", "composite", "address", "assets", "items", "zoom", "project", "ee_url", "overpass_url", "labels_file", "parallel",
+    "cloud", "composite", "address", "assets", "items", "zoom", "project", "ee_url", "overpass_url", "labels_file",
+    "parallel",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from roofkit.cli import say
 from roofkit.errors import MissingInputError, SettingsError
 from roofkit.raster import BLOCK, Grid, Pixels, Valid, gdal_env
 from sources.area import named_crs
@@ -59,6 +60,7 @@ class EarthEngine(Source):
     """An image, or one made of a collection's images."""
 
     name = "earthengine"
+    told = False
 
     def plan(self) -> list[Scene]:
         """One grid over the area, in the UTM zone unless a CRS is named, cut into scenes."""
@@ -85,18 +87,27 @@ class EarthEngine(Source):
         """One `computePixels`; an answer that cannot be read is asked for again."""
         names = [*scene.bands, VALID]
         for _ in range(self.settings.retries + 1):
-            data = self._compute(scene.detail, names, scene.grid.window(window))
+            data = self._compute(scene.detail, scene.grid.window(window))
             try:
                 bands = decoded(data, names, (int(window.height), int(window.width)))
             except ValueError as error:
                 problem = error
                 continue
-            valid = bands[-1].astype(bool)
-            return np.stack([cast(band, valid, scene) for band in bands[:-1]]), valid
+            valid = self._valid(bands, len(scene.bands))
+            return np.stack([cast(band, valid, scene) for band in bands[: len(scene.bands)]]), valid
         raise WebError(self.settings.ee_url, f"an answer that is no image ({problem})", "pixels", "Try again later.")
 
-    def _compute(self, pixels: Any, names: list[str], grid: Grid) -> bytes:
-        request = {"expression": pixels, "fileFormat": "NPY", "bandIds": names, "grid": wire_grid(grid)}
+    def _valid(self, bands: list[Pixels], count: int) -> Valid:
+        """The band of validity; a service that evaluates no expressions (a stand-in for the real one) sends none."""
+        if len(bands) > count:
+            return bands[-1].astype(bool)
+        if not self.told:
+            say("warning: the service sent no band of validity; all its pixels count as valid")
+            self.told = True
+        return np.ones(bands[0].shape, bool)
+
+    def _compute(self, pixels: Any, grid: Grid) -> bytes:
+        request = {"expression": pixels, "fileFormat": "NPY", "grid": wire_grid(grid)}
         with self._errors():
             try:
                 return bytes(ee.data.computePixels(request))
@@ -259,20 +270,21 @@ def requested(image: Any, dtype: str) -> Any:
 
 
 def decoded(data: bytes, names: list[str], shape: tuple[int, int]) -> list[Pixels]:
-    """The bands (rows, cols) of an answer, NumPy's structured array or GeoTIFF.
+    """The bands (rows, cols) of an answer, NumPy's structured array or GeoTIFF; the last name may be missing.
 
     Raises:
         ValueError: It is neither, is cut short, or has another shape or other bands.
     """
     if data.startswith(b"\x93NUMPY"):
         found = np.load(io.BytesIO(data), allow_pickle=False)
-        bands = [found[name] for name in names] if found.dtype.names else [found]
+        have = [name for name in names if name in (found.dtype.names or ())]
+        bands = [found[name] for name in have] if have else [found]
     else:
         try:
             with gdal_env(), rasterio.MemoryFile(data) as file, file.open(driver="GTiff") as src:
                 bands = list(src.read())
         except RasterioError as error:
             raise ValueError(f"{len(data)} bytes: {error}") from None
-    if len(bands) != len(names) or any(band.shape != shape for band in bands):
+    if not len(names) - 1 <= len(bands) <= len(names) or any(band.shape != shape for band in bands):
         raise ValueError(f"{len(bands)} bands of {[band.shape for band in bands[:1]]}, not {len(names)} of {shape}")
     return bands

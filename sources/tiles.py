@@ -45,12 +45,19 @@ class TileStore:
         """Whether it is there, whole or in parts."""
         if self.path(window).exists():
             return True
-        parts = halves(window)
-        return bool(parts) and all(self.has(part) for part in parts)
+        return self.is_halved(window) and all(self.has(part) for part in halves(window))
 
-    def begun(self, window: Window) -> bool:
-        """Whether parts of it are there: then it was too large, and is fetched in parts again."""
-        return any(self.path(part).exists() or self.begun(part) for part in halves(window))
+    def is_halved(self, window: Window) -> bool:
+        """Whether it was too large, and is fetched in parts."""
+        return self._mark(window).exists()
+
+    def halve(self, window: Window) -> None:
+        """Note that it is too large."""
+        with committed(self._mark(window)) as part:
+            part.touch()
+
+    def _mark(self, window: Window) -> Path:
+        return self.path(window).with_suffix(".halved")
 
     def keep(self, window: Window, pixels: Pixels, valid: Valid) -> None:
         """Write a tile, complete or not at all."""
@@ -140,15 +147,16 @@ def fetch_tiles(
         RoofError: A tile cannot be had.
     """
     todo = [window for window in tiles if not store.has(window)]
+    missing = {store.path(window) for window in todo}
     for window in tiles:
-        if window not in todo:
+        if store.path(window) not in missing:
             done(window)
 
     def obtain(window: Window) -> None:
         if store.has(window):
             return
         try:
-            if store.begun(window):
+            if store.is_halved(window):
                 raise TooLargeError
             pixels, valid = checked_tile(store.scene, window, *fetched(source, store.scene, window))
             if not source.web.stopped.is_set():
@@ -160,6 +168,7 @@ def fetch_tiles(
                 raise BadInputError(
                     store.scene.name, f"{source.name} refuses even {SMALLEST} pixels ({error})", expected, "Ask less."
                 ) from None
+            store.halve(window)
             for part in parts:
                 obtain(part)
 

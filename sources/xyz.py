@@ -27,6 +27,7 @@ HALF = 20_037_508.342789244  # metres from the middle of the map to its edge
 SIZES = (256, 512)  # pixels of a tile
 MANY = 20_000  # tiles that no service likes to give at once
 NONE_THERE = (204, 404)
+KEY = 16  # letters from which on a part of a template's path may be a key
 
 
 class Xyz(Source):
@@ -85,6 +86,7 @@ class Xyz(Source):
         if not all(name in text for name in ("{z}", "{x}")) or not ("{y}" in text or "{-y}" in text):
             raise SettingsError("download_args.address", self.web.safe(text), "{z}, {x} and {y} in it", advice)
         self.web.give(self._at(text, 0, 0, 0))
+        self.web.hide(*(part for part in urlsplit(text).path.split("/") if len(part) >= KEY))  # some keep keys there
         return text
 
     def _zoom(self) -> int:

@@ -19,6 +19,7 @@ from rasterio.vrt import WarpedVRT
 
 FIXTURES = Path(ee.__file__).parent / "tests"
 LIMIT = 50_331_648
+VALID = "roof_classify_valid"  # what the program calls the band that it asks for
 TOKEN = "planted-token-93f1c7"
 
 
@@ -36,10 +37,12 @@ class EarthEngineServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, raster, names, *, faults=(), limit=LIMIT, memory=10**9, slow=0.0, info=None, features=()):
+    def __init__(
+        self, raster, names, *, faults=(), limit=LIMIT, memory=10**9, slow=0.0, info=None, features=(), validity=True
+    ):
         super().__init__(("127.0.0.1", 0), Handler)
         self.raster, self.names, self.limit, self.memory, self.slow = raster, names, limit, memory, slow
-        self.faults, self.info, self.features = list(faults), info, list(features)
+        self.faults, self.info, self.features, self.validity = list(faults), info, list(features), validity
         self.lock = threading.Lock()
         self.requests, self.pixel_requests, self.now, self.most = [], [], 0, 0
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -89,7 +92,7 @@ class EarthEngineServer(ThreadingHTTPServer):
             with WarpedVRT(src, resampling=Resampling.nearest, add_alpha=True, **options) as vrt:
                 found = vrt.read()
         valid = (found[-1] > 0).astype(np.uint8)
-        names = body["bandIds"]
+        names = [*self.names, VALID] if self.validity else self.names
         kinds = [(name, found.dtype if name in self.names else np.uint8) for name in names]
         answer = np.zeros(found.shape[1:], kinds)
         for name in names:
@@ -141,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         found = server.fault()
         if found is not None:
             self.fail(found, body)
-        elif pixels * len(body["bandIds"]) * 3 > server.limit:
+        elif pixels * (len(server.names) + 1) * 3 > server.limit:
             self.error(400, f"Total request size ({pixels}) must be less than or equal to {server.limit} bytes.")
         elif pixels > server.memory:
             self.error(400, "User memory limit exceeded.")

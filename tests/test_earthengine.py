@@ -345,3 +345,10 @@ def test_banepa_through_earth_engine(line, tmp_path):
     with rasterio.open(tmp_path / "data/scenes/earthengine.tif") as src:
         assert (src.crs.to_epsg(), src.dtypes[0], src.count) == (32645, "uint8", 3)
         assert src.read().std() > 10
+
+
+def test_a_service_that_sends_no_validity(scene, line, tmp_path, capsys):
+    with earth_engine(scene, NAMES, validity=False) as server:
+        assert main(line(server, bbox=bbox_of(scene, 0.2))) == 0
+    assert "no band of validity" in capsys.readouterr().err
+    check_exact(scene, tmp_path / "data")
