@@ -23,6 +23,7 @@ from sources.scenes import Scene, Source, TooLargeError
 from sources.web import StoppedError
 
 SMALLEST = 16  # rows and columns below which a tile is not halved any more
+POLL = 0.1  # seconds after which an idle thread looks whether it is to end
 PATIENCE = 2.0  # seconds that threads get to end once one of them failed
 
 
@@ -152,67 +153,81 @@ def fetch_tiles(
         if store.path(window) not in missing:
             done(window)
 
-    def obtain(window: Window) -> None:
+    def obtain(window: Window) -> list[Window]:
+        """Keep a tile; where it is too large, its halves, which are to be obtained instead."""
         if store.has(window):
-            return
+            return []
         try:
             if store.is_halved(window):
                 raise TooLargeError
             pixels, valid = checked_tile(store.scene, window, *fetched(source, store.scene, window))
             if not source.web.stopped.is_set():
                 store.keep(window, pixels, valid)
+            return []
         except TooLargeError as error:
-            parts = halves(window)
-            if not parts:
-                expected = "an answer at some size"
-                raise BadInputError(
-                    store.scene.name, f"{source.name} refuses even {SMALLEST} pixels ({error})", expected, "Ask less."
-                ) from None
-            store.halve(window)
-            for part in parts:
-                obtain(part)
+            return _halved(store, window, source, error)
 
-    if todo:
-        obtain(todo[0])
+    if not todo:
+        return
+    parts = obtain(todo[0])
+    if not parts:
         done(todo[0])
-    _in_threads(obtain, todo[1:], parallel, source.web.stopped, done)
+    _in_threads(obtain, [*parts, *todo[1:]], parallel, source.web.stopped, done)
+
+
+def _halved(store: TileStore, window: Window, source: Source, error: Exception) -> list[Window]:
+    """The halves of a tile that is too large.
+
+    Raises:
+        BadInputError: It is small already.
+    """
+    parts = halves(window)
+    if not parts:
+        found = f"{source.name} refuses even {SMALLEST} pixels ({error})"
+        raise BadInputError(store.scene.name, found, "an answer at some size", "Ask for less: fewer bands or days.")
+    store.halve(window)
+    return parts
 
 
 def _in_threads(
-    work: Callable[[Window], None],
+    work: Callable[[Window], list[Window]],
     items: Sequence[Window],
     count: int,
     stopped: threading.Event,
     done: Callable[[Window], None],
 ) -> None:
-    """`work(item)` for each item in threads that do not outlive this process; the first error ends them all.
+    """`work(item)` for each item and for what it returns, in threads; the first error ends them all.
 
-    A pool's threads would be waited for at exit, and one that hangs in a request with them.
+    The threads do not outlive this process: a pool's would be waited for at exit, and one that hangs with them.
     """
     waiting: queue.SimpleQueue[Window] = queue.SimpleQueue()
-    for item in items:
-        waiting.put(item)
-    results: queue.SimpleQueue[Window | BaseException] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[Window, list[Window]] | BaseException] = queue.SimpleQueue()
 
     def run() -> None:
         while not stopped.is_set():
             try:
-                item = waiting.get_nowait()
+                item = waiting.get(timeout=POLL)
+                results.put((item, work(item)))
             except queue.Empty:
-                return
-            try:
-                work(item)
-                results.put(item)
+                continue
             except BaseException as error:
                 results.put(error)
                 return
 
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(count, len(items)))]
+    for item in items:
+        waiting.put(item)
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(count if items else 0)]
+    left = len(items)
     try:
         for thread in threads:
             thread.start()
-        for _ in items:
-            done(_next(results))
+        while left:
+            item, more = _next(results)
+            left += len(more) - 1
+            for part in more:
+                waiting.put(part)
+            if not more:
+                done(item)
     finally:
         stopped.set()
         ending = time.monotonic() + PATIENCE
@@ -222,7 +237,10 @@ def _in_threads(
     stopped.clear()
 
 
-def _next(results: "queue.SimpleQueue[Window | BaseException]") -> Window:
+def _next(
+    results: "queue.SimpleQueue[tuple[Window, list[Window]] | BaseException]",
+) -> tuple[Window, list[Window]]:
+    """The next result; errors are raised, and signals heeded while waiting."""
     while True:
         raise_if_stopped()
         try:
