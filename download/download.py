@@ -20,9 +20,8 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
     from sources.area import Area
     from sources.scenes import Scene, Source
+    from sources.tiles import TileStore
     from sources.web import Web
 
 TILES = ".download"  # the folder inside the data folder where tiles wait for their scene
@@ -105,6 +105,20 @@ def write_scene(
     return valid_pixels / (scene.grid.height * scene.grid.width)
 
 
+def grouped(names: Sequence[str], scenes: "Mapping[str, Scene]", *, tiles: int) -> Iterator[list[str]]:
+    """Scenes to be fetched together: as few as have that many tiles, so that no request waits for a scene's end."""
+    group: list[str] = []
+    count = 0
+    for name in names:
+        group.append(name)
+        count += len(scenes[name].tiles())
+        if count >= tiles:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
+
+
 def warn_of_pixel_size(metres: float) -> None:
     """Say so where no roof can be told at that pixel size."""
     if metres >= COARSE:
@@ -162,6 +176,8 @@ class Download:
 
     def _make_scenes(self, scenes: "Sequence[Scene]") -> list[str]:
         """Write the scenes that are missing; their names."""
+        from sources.tiles import fetch_tiles
+
         keys = scene_keys(scenes, self.source, self.rasters)
         by_name = {_inside(self.paths.data, self.paths.scenes / scene.name): scene for scene in scenes}
         wanted = {name: keys[scene.name] for name, scene in by_name.items()}
@@ -169,9 +185,12 @@ class Download:
             self._protect(outputs, wanted)
             todo = outputs.plan(wanted)
             with self._progress([by_name[name] for name in todo]) as advance:
-                for name in todo:
-                    share = self._make_scene(by_name[name], wanted[name], advance)
-                    outputs.record(name, wanted[name], source=self.source.name, valid_share=share)
+                for group in grouped(todo, by_name, tiles=2 * self.settings.parallel):
+                    stores = {name: self._store(by_name[name], wanted[name]) for name in group}
+                    fetch_tiles(self.source, list(stores.values()), parallel=self.settings.parallel, done=advance)
+                    for name, store in stores.items():
+                        share = self._make_scene(store)
+                        outputs.record(name, wanted[name], source=self.source.name, valid_share=share)
             outputs.finish()
             self._warn_of_blank(outputs, by_name)
         return todo
@@ -207,15 +226,15 @@ class Download:
                     "Use another --data folder to keep it, or --overwrite to replace it.",
                 )  # fmt: skip
 
-    def _make_scene(self, scene: "Scene", key: str, advance: Callable[..., None]) -> float:
-        from sources.tiles import TileStore, fetch_tiles
+    def _store(self, scene: "Scene", key: str) -> "TileStore":
+        from sources.tiles import TileStore
 
-        store = TileStore(self.paths.data / TILES / key[:24], scene)
-        fetch_tiles(
-            self.source, store, scene.tiles(), parallel=self.settings.parallel, done=partial(advance, scene=scene)
-        )
+        return TileStore(self.paths.data / TILES / key[:24], scene)
+
+    def _make_scene(self, store: "TileStore") -> float:
+        """Write a scene whose tiles are there; the share of its pixels that are valid."""
         area = self.source.area if self.source.clips else None
-        share = write_scene(self.paths.scenes / scene.name, scene, store.read, area, self.rasters)
+        share = write_scene(self.paths.scenes / store.scene.name, store.scene, store.read, area, self.rasters)
         store.clear()
         return share
 
@@ -237,7 +256,7 @@ class Download:
     def _progress(self, scenes: "Sequence[Scene]") -> Iterator[Callable[..., None]]:
         """A function to call for each tile that is there; on a terminal it moves a bar of bytes, rate and time left."""
         if self.quiet or not sys.stderr.isatty() or not scenes:
-            yield lambda window, scene: None
+            yield lambda scene, window: None
             return
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -247,7 +266,7 @@ class Download:
         total = sum(s.grid.height * s.grid.width * s.pixel_bytes for s in scenes)
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(self.source.name, total=total)
-            yield lambda window, scene: bar.advance(task, window.height * window.width * scene.pixel_bytes)
+            yield lambda scene, window: bar.advance(task, window.height * window.width * scene.pixel_bytes)
 
 
 def _inside(folder: Path, path: Path) -> str:

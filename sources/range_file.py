@@ -35,6 +35,7 @@ class RemoteBytes:
         self.where = web.safe(address)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
         self._whole: bytes | None = None
         self.size, self.version = -1, ""
         self._block(0)
@@ -52,15 +53,18 @@ class RemoteBytes:
 
     def _block(self, number: int) -> bytes:
         with self._lock:
-            if number in self._blocks:
-                self._blocks.move_to_end(number)
-                return self._blocks[number]
-        data = self._fetch(number * BLOCK)
-        with self._lock:
-            self._blocks[number] = data
-            while len(self._blocks) > KEPT:
-                self._blocks.popitem(last=False)
-        return data
+            own = self._locks.setdefault(number, threading.Lock())
+        with own:  # so that no block is fetched by two threads at once
+            with self._lock:
+                if number in self._blocks:
+                    self._blocks.move_to_end(number)
+                    return self._blocks[number]
+            data = self._fetch(number * BLOCK)
+            with self._lock:
+                self._blocks[number] = data
+                while len(self._blocks) > KEPT:
+                    self._blocks.popitem(last=False)
+            return data
 
     def _fetch(self, start: int) -> bytes:
         # identity: a compressed answer would have other offsets

@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from rasterio.windows import Window
@@ -97,6 +98,9 @@ class TileStore:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+Job: TypeAlias = tuple[TileStore, Window]  # a tile to be fetched
+
+
 def halves(window: Window) -> list[Window]:
     """The two halves of a window across its longer side, the first of whole blocks where it can; none if tiny."""
     rows, cols = int(window.height), int(window.width)
@@ -138,23 +142,25 @@ def fetched(source: Source, scene: Scene, window: Window) -> tuple[Pixels, Valid
 
 
 def fetch_tiles(
-    source: Source, store: TileStore, tiles: Sequence[Window], *, parallel: int, done: Callable[[Window], None]
+    source: Source, stores: Sequence[TileStore], *, parallel: int, done: Callable[[Scene, Window], None]
 ) -> None:
-    """Fetch the tiles that are not kept yet, at most `parallel` at once; what is kept survives any error.
+    """Fetch all tiles that are not kept yet, at most `parallel` at once; what is kept survives any error.
 
     The first goes alone: what is wrong for good then ends with one request.
+
+    Args:
+        source: Where from.
+        stores: Of the scenes.
+        parallel: Requests at once.
+        done: Is told of each tile, or part of one, that is there.
 
     Raises:
         RoofError: A tile cannot be had.
     """
-    todo = [window for window in tiles if not store.has(window)]
-    missing = {store.path(window) for window in todo}
-    for window in tiles:
-        if store.path(window) not in missing:
-            done(window)
 
-    def obtain(window: Window) -> list[Window]:
+    def obtain(job: Job) -> list[Job]:
         """Keep a tile; where it is too large, its halves, which are to be obtained instead."""
+        store, window = job
         if store.has(window):
             return []
         try:
@@ -165,14 +171,21 @@ def fetch_tiles(
                 store.keep(window, pixels, valid)
             return []
         except TooLargeError as error:
-            return _halved(store, window, source, error)
+            return [(store, part) for part in _halved(store, window, source, error)]
 
+    todo: list[Job] = []
+    for store in stores:
+        for window in store.scene.tiles():
+            if store.has(window):
+                done(store.scene, window)
+            else:
+                todo.append((store, window))
     if not todo:
         return
     parts = obtain(todo[0])
     if not parts:
-        done(todo[0])
-    _in_threads(obtain, [*parts, *todo[1:]], parallel, source.web.stopped, done)
+        done(todo[0][0].scene, todo[0][1])
+    _in_threads(obtain, [*parts, *todo[1:]], parallel, source.web.stopped, lambda job: done(job[0].scene, job[1]))
 
 
 def _halved(store: TileStore, window: Window, source: Source, error: Exception) -> list[Window]:
@@ -190,18 +203,18 @@ def _halved(store: TileStore, window: Window, source: Source, error: Exception) 
 
 
 def _in_threads(
-    work: Callable[[Window], list[Window]],
-    items: Sequence[Window],
+    work: Callable[[Job], list[Job]],
+    items: Sequence[Job],
     count: int,
     stopped: threading.Event,
-    done: Callable[[Window], None],
+    done: Callable[[Job], None],
 ) -> None:
     """`work(item)` for each item and for what it returns, in threads; the first error ends them all.
 
     The threads do not outlive this process: a pool's would be waited for at exit, and one that hangs with them.
     """
-    waiting: queue.SimpleQueue[Window] = queue.SimpleQueue()
-    results: queue.SimpleQueue[tuple[Window, list[Window]] | BaseException] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[Job, list[Job]] | BaseException] = queue.SimpleQueue()
 
     def run() -> None:
         while not stopped.is_set():
@@ -238,8 +251,8 @@ def _in_threads(
 
 
 def _next(
-    results: "queue.SimpleQueue[tuple[Window, list[Window]] | BaseException]",
-) -> tuple[Window, list[Window]]:
+    results: "queue.SimpleQueue[tuple[Job, list[Job]] | BaseException]",
+) -> tuple[Job, list[Job]]:
     """The next result; errors are raised, and signals heeded while waiting."""
     while True:
         raise_if_stopped()
