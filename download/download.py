@@ -229,7 +229,7 @@ class Download:
     def _store(self, scene: "Scene", key: str) -> "TileStore":
         from sources.tiles import TileStore
 
-        return TileStore(self.paths.data / TILES / key[:24], scene)
+        return TileStore(self.paths.data / TILES / fingerprint(scene.name, key)[:24], scene)
 
     def _make_scene(self, store: "TileStore") -> float:
         """Write a scene whose tiles are there; the share of its pixels that are valid."""
