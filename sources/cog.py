@@ -120,7 +120,7 @@ class Raster:
         return rasterio.open(name, driver="GTiff", opener=opener)
 
 
-def expanded(address: str, web: Web) -> str:
+def expanded(address: str, web: Web, setting: str = "download_args.address") -> str:
     """An address with ${NAME} replaced from the environment; what is put in is never shown.
 
     Raises:
@@ -130,7 +130,7 @@ def expanded(address: str, web: Web) -> str:
     def value(found: "re.Match[str]") -> str:
         text = os.environ.get(found[1])
         if text is None:
-            raise SettingsError("download_args.address", f"${{{found[1]}}}", "a variable that is set", "Set it.")
+            raise SettingsError(setting, f"${{{found[1]}}}", "a variable of the environment that is set", "Set it.")
         web.hide(text)
         return text
 

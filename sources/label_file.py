@@ -25,7 +25,7 @@ def labels_of_file(settings: DownloadArgs, area: Area, web: Web, folder: Path) -
     if settings.labels_file is None:
         advice = "Give --labels-file FILE or an address."
         raise SettingsError("download_args.labels_file", "null", "a vector file", advice)
-    name = expanded(settings.labels_file, web)
+    name = expanded(settings.labels_file, web, "download_args.labels_file")
     if "://" not in name:
         return clipped(folder / name, area, str(folder / name))
     web.give(name)

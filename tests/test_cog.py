@@ -216,7 +216,7 @@ def test_other_dtypes(dtype, wanted, status, make_raster, line, tmp_path, capsys
         (["source/scene.tif"], {"bands": ["nir"]}, "'nir'; expected one of 1 band 1, 2 band 2"),
         (["source/scene.tif"], {"crs": "EPSG:1"}, "download_args.crs"),
         (["ftp://host/scene.tif"], {}, "no http or https address"),
-        (["http://${NO_SUCH_VARIABLE}/x.tif"], {}, "a variable that is set"),
+        (["http://${NO_SUCH_VARIABLE}/x.tif"], {}, "a variable of the environment"),
         (["http://127.0.0.1:9/x.tif"], {}, "not reached after 4 tries"),
     ],
 )
