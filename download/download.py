@@ -185,9 +185,10 @@ class Download:
             self._protect(outputs, wanted)
             todo = outputs.plan(wanted)
             with self._progress([by_name[name] for name in todo]) as advance:
-                for group in grouped(todo, by_name, tiles=2 * self.settings.parallel):
+                parallel = 1 if self.source.in_order else self.settings.parallel
+                for group in grouped(todo, by_name, tiles=2 * parallel):
                     stores = {name: self._store(by_name[name], wanted[name]) for name in group}
-                    fetch_tiles(self.source, list(stores.values()), parallel=self.settings.parallel, done=advance)
+                    fetch_tiles(self.source, list(stores.values()), parallel=parallel, done=advance)
                     for name, store in stores.items():
                         share = self._make_scene(store)
                         outputs.record(name, wanted[name], source=self.source.name, valid_share=share)

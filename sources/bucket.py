@@ -11,8 +11,8 @@ from sources.web import Web
 PAGES = 1000  # of 1000 names
 
 
-def keys(web: Web, bucket: str, prefix: str) -> Iterator[str]:
-    """The names in a bucket that start with `prefix`, in the order of the alphabet.
+def keys(web: Web, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
+    """The names in a bucket that start with `prefix`, in the order of the alphabet, each with its version (ETag).
 
     Args:
         web: How to reach it.
@@ -27,8 +27,8 @@ def keys(web: Web, bucket: str, prefix: str) -> Iterator[str]:
     for _ in range(PAGES):
         query = {"list-type": "2", "prefix": prefix, **({"continuation-token": token} if token else {})}
         page = _page(web, f"{bucket.rstrip('/')}/?{urlencode(query)}")
-        for entry in page.iterfind("{*}Contents/{*}Key"):
-            yield entry.text or ""
+        for entry in page.iterfind("{*}Contents"):
+            yield entry.findtext("{*}Key", ""), entry.findtext("{*}ETag", "")
         token = page.findtext("{*}NextContinuationToken")
         if not token:
             return

@@ -69,6 +69,8 @@ class Source(ABC):
     """What the user should know about using this imagery; one line."""
     clips: bool = True
     """Whether pixels outside the area become invalid."""
+    in_order: bool = False
+    """Whether tiles come best one after the other."""
 
     def __init__(self, settings: DownloadArgs, area: "Area | None", web: Web, folder: Path) -> None:
         self.settings, self.area, self.web, self.folder = settings, area, web, folder

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -84,7 +84,9 @@ class Web(requests.Session):
 
     def hide(self, *secrets: str | None) -> None:
         """Never show these texts in an error."""
-        self._secrets.update(secret for secret in secrets if secret and len(secret) > 3)
+        for secret in secrets:
+            if secret and len(secret) > 3:
+                self._secrets |= {secret, requests.utils.requote_uri(secret), quote(secret, safe="")}
 
     def check(self, address: str, *, redirected: bool = False) -> None:
         """Raise WebError unless that address may be contacted.

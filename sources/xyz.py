@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from roofkit.artifacts import fingerprint
 from roofkit.cli import say
 from roofkit.errors import BadInputError, SettingsError
-from roofkit.raster import Grid, Pixels, Valid, gdal_env
+from roofkit.raster import BLOCK_BYTES, Grid, Pixels, Valid, block_bytes, gdal_env
 from sources.cog import expanded
 from sources.scenes import Scene, Source, parts
 
@@ -27,6 +27,7 @@ HALF = 20_037_508.342789244  # metres from the middle of the map to its edge
 SIZES = (256, 512)  # pixels of a tile
 MANY = 20_000  # tiles that no service likes to give at once
 NONE_THERE = (204, 404)
+SERVERS = "abc"  # what {s} stands for
 KEY = 16  # letters from which on a part of a template's path may be a key
 
 
@@ -43,7 +44,7 @@ class Xyz(Source):
         (left, top), (right, bottom) = self._corners(zoom)
         self.missing = 0
         self.lock = threading.Lock()
-        side = self._tile_side(zoom, (left + right) // 2, (top + bottom) // 2)
+        side = self._tile_side(zoom, (left, (left + right) // 2, right), (top, (top + bottom) // 2, bottom))
         count = (right - left + 1) * (bottom - top + 1)
         if count > MANY:
             say(f"warning: {count:,} tiles; a service may refuse so many. A smaller area or zoom needs fewer.")
@@ -85,8 +86,12 @@ class Xyz(Source):
         text = expanded(self.settings.address[0], self.web)
         if not all(name in text for name in ("{z}", "{x}")) or not ("{y}" in text or "{-y}" in text):
             raise SettingsError("download_args.address", self.web.safe(text), "{z}, {x} and {y} in it", advice)
-        self.web.give(self._at(text, 0, 0, 0))
-        self.web.hide(*(part for part in urlsplit(text).path.split("/") if len(part) >= KEY))  # some keep keys there
+        try:
+            self.web.give(*(self._at(text, 0, x, 0) for x in range(len(SERVERS))))
+        except ValueError:
+            raise SettingsError("download_args.address", "not an address", "one template", advice) from None
+        path = urlsplit(self._at(text, 0, 0, 0)).path
+        self.web.hide(*(part for part in path.split("/") if len(part) >= KEY))  # some keep keys there
         return text
 
     def _zoom(self) -> int:
@@ -111,9 +116,15 @@ class Xyz(Source):
         ends = (math.ceil(right - 1e-9) - 1, math.ceil(bottom - 1e-9) - 1)
         return first, (min(max(ends[0], first[0]), last), min(max(ends[1], first[1]), last))
 
-    def _tile_side(self, zoom: int, x: int, y: int) -> int:
-        found = self._tile(zoom, x, y)
-        return 256 if found is None else int(found[0].shape[1])
+    def _tile_side(self, zoom: int, columns: tuple[int, int, int], rows: tuple[int, int, int]) -> int:
+        """Pixels of a tile: of the middle one, or where there is none of one at the edges."""
+        middle = columns[1], rows[1]
+        others = sorted({(x, y) for x in columns for y in rows} - {middle})
+        for x, y in (middle, *others):
+            found = self._tile(zoom, x, y)
+            if found is not None:
+                return int(found[0].shape[1])
+        return SIZES[0]
 
     def _tile(self, zoom: int, x: int, y: int) -> tuple[Pixels, Valid] | None:
         response = self.web.fetch(self._at(self.template, zoom, x, y), accept=(200, *NONE_THERE))
@@ -123,11 +134,11 @@ class Xyz(Source):
 
     def _where(self, zoom: int, x: int, y: int) -> str:
         """A tile as errors name it: the path of a template may hold a key, so only the host is shown."""
-        return f"{urlsplit(self.template).hostname}: tile {zoom}/{x}/{y}"
+        return f"{urlsplit(self._at(self.template, zoom, x, y)).hostname}: tile {zoom}/{x}/{y}"
 
     @staticmethod
     def _at(template: str, zoom: int, x: int, y: int) -> str:
-        values = {"z": zoom, "x": x, "y": y, "-y": 2**zoom - 1 - y, "s": "abc"[(x + y) % 3]}
+        values = {"z": zoom, "x": x, "y": y, "-y": 2**zoom - 1 - y, "s": SERVERS[(x + y) % len(SERVERS)]}
         for name, value in values.items():
             template = template.replace("{" + name + "}", str(value))
         return template
@@ -155,8 +166,10 @@ def decoded(data: bytes, where: str) -> tuple[Pixels, Valid]:
             if (src.height, src.width) not in [(side, side) for side in SIZES] or set(src.dtypes) != {"uint8"}:
                 found = f"an image of {src.height} x {src.width} {src.dtypes[0]}"
                 raise BadInputError(where, found, "256 or 512 pixels square, uint8", "Use another service.")
-            valid = src.dataset_mask() > 0
-            return coloured(src), valid
+            if block_bytes(src) > BLOCK_BYTES:
+                found = f"blocks of {block_bytes(src) >> 20:,} MiB"
+                raise BadInputError(where, found, "those of a small image", "Use another service.")
+            return coloured(src)
     except RasterioError as error:
         raise BadInputError(where, f"a broken image ({error})", "a whole one", "Run again.") from None
 
@@ -198,13 +211,14 @@ def is_whole(data: bytes, driver: str) -> bool:
     return True
 
 
-def coloured(src: rasterio.DatasetReader) -> Pixels:
-    """Three bands: colours of a palette looked up, gray thrice."""
+def coloured(src: rasterio.DatasetReader) -> tuple[Pixels, Valid]:
+    """Three bands and validity: colours of a palette (with their alpha) looked up, gray thrice."""
+    valid = src.dataset_mask() > 0
     if src.colorinterp[0] == ColorInterp.palette:
-        table = np.zeros((256, 3), np.uint8)
+        table = np.zeros((256, 4), np.uint8)
         for number, colour in src.colormap(1).items():
-            table[number] = colour[:3]
-        return np.moveaxis(table[src.read(1)], -1, 0)
+            table[number] = colour
+        *found, alpha = np.moveaxis(table[src.read(1)], -1, 0)
+        return np.stack(found), valid & (alpha > 0)
     bands = [i for i, kind in zip(src.indexes, src.colorinterp) if kind != ColorInterp.alpha]
-    found: Pixels = src.read(bands[:3] if len(bands) >= 3 else [bands[0]] * 3)
-    return found
+    return src.read(bands[:3] if len(bands) >= 3 else [bands[0]] * 3), valid

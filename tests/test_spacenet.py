@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from test_cog import quick  # noqa: F401
+from conftest import real
+from test_cog import TOKEN, quick, snapshot  # noqa: F401
 from web_server import web_server
 
 from download.download import main
-from sources.spacenet import CITIES, pairs
+from sources.spacenet import CITIES, Archive, footprints, pairs
 
 NEW = {
     "PS-MS": "{city}/PS-MS/SN2_buildings_train_{city}_PS-MS_img{n}.tif",
@@ -189,3 +190,134 @@ def test_a_bucket_that_is_none(body, line, capsys):
     with web_server(routes={"/": lambda handler: handler.answer(200, body)}) as server:
         assert main(line(server.url)) == 1
     assert "no listing" in capsys.readouterr().err
+
+
+def packed(folder, name, mode="w:gz"):
+    path = folder / name
+    with tarfile.open(path, mode) as tar:
+        tar.add(folder / "sn", "sn")
+    return path
+
+
+def test_an_archive_holds_one_image_and_is_read_forward(files, tmp_path, monkeypatch):
+    on_disk(tmp_path / "sn", files(OLD))
+    archive = Archive(packed(tmp_path, "sn.tar.gz"))
+    images, shapes = pairs(archive.names(CITY), CITY, "PS-MS")
+    assert set(archive._footprints) == set(shapes.values())
+    opened, real_open = [], tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *args, **options: opened.append(args) or real_open(*args, **options))
+    for name in sorted(images.values(), key=archive.place):
+        assert archive.read(name) == archive.read(name) == files(OLD)[name.removeprefix("sn/")]
+    assert len(opened) == 1
+    first = min(images.values(), key=archive.place)
+    assert archive.read(first) == files(OLD)[first.removeprefix("sn/")]
+    assert len(opened) == 2
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_damaged_archive_is_named(mode, share, files, line, tmp_path, capsys):
+    on_disk(tmp_path / "sn", files(OLD))
+    path = packed(tmp_path, "sn.tar", mode)
+    data = bytearray(path.read_bytes())
+    if mode == "w":
+        with tarfile.open(path) as tar:
+            members = tar.getmembers()
+        at = members[int(len(members) * share)].offset
+    else:
+        at = int(len(data) * share)
+    data[at : at + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    assert main(line("sn.tar")) == 1
+    errors = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error")]
+    assert len(errors) == 1
+    assert "no whole tar" in errors[0]
+
+
+RING = {"type": "Polygon", "coordinates": [[[32.5, 15.6], [32.6, 15.6], [32.6, 15.7], [32.5, 15.6]]]}
+
+
+def shapes_of(*rows, geometry=RING):
+    features = [{"type": "Feature", "properties": row, "geometry": geometry} for row in rows]
+    return json.dumps({"type": "FeatureCollection", "features": features})
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, shapes_of([1]), "[]", "nothing", '{"features": ["a"]}'])
+def test_footprints_that_are_none_are_named(text):
+    with pytest.raises(ValueError, match=r"one.geojson: no GeoJSON"):
+        footprints(text.encode(), "one.geojson")
+
+
+def test_columns_that_a_geopackage_cannot_have_are_renamed(files, line, tmp_path):
+    on_disk(tmp_path / "sn", files(NEW))
+    shapes = tmp_path / "sn" / NEW["shapes"].format(city=CITY, n=3)
+    shapes.write_text(shapes_of({"fid": 7, "Name": "a", "image": "b"}, {"fid": 7, "name": "c"}))
+    assert main(line("sn")) == 0
+    roofs = gpd.read_file(tmp_path / "data/labels/roofs.gpkg")
+    assert {"fid_2", "Name", "name_2", "image"} <= set(roofs.columns)
+    assert roofs["fid_2"].tolist()[:2] == [7, 7]
+
+
+def test_footprints_without_an_area_are_counted(files, line, tmp_path, capsys):
+    on_disk(tmp_path / "sn", files(NEW))
+    shapes = tmp_path / "sn" / NEW["shapes"].format(city=CITY, n=3)
+    point = {"type": "Point", "coordinates": [32.5, 15.6]}
+    shapes.write_text(shapes_of({}, {}, geometry=point))
+    assert main(line("sn")) == 0
+    assert "2 footprints are no polygon with an area" in capsys.readouterr().err
+
+
+def test_changed_footprints_are_read_again(files, line, tmp_path, capsys):
+    on_disk(tmp_path / "sn", files(NEW))
+    assert main(line("sn")) == 0
+    capsys.readouterr()
+    shapes = tmp_path / "sn" / NEW["shapes"].format(city=CITY, n=3)
+    shapes.write_bytes(shapes.read_bytes().replace(b'"HGT": 3', b'"HGT": 77'))
+    assert main(line("sn")) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["made"], report["kept"]) == (1, 3)
+    assert 77 in gpd.read_file(tmp_path / "data/labels/roofs.gpkg")["HGT"].tolist()
+
+
+def test_images_without_footprints_are_named(files, line, tmp_path, capsys):
+    on_disk(tmp_path / "sn", files(NEW))
+    shapes = [tmp_path / "sn" / NEW["shapes"].format(city=CITY, n=n) for n in (12, 3, 200)]
+    shapes[0].unlink()
+    assert main(line("sn")) == 0
+    assert "1 images have no footprints (img12, …)" in capsys.readouterr().err
+    for path in shapes[1:]:
+        path.unlink()
+    assert main([*line("sn"), "--data", str(tmp_path / "other")]) == 0
+    assert "no footprints there" in capsys.readouterr().err
+    assert not (tmp_path / "other/labels/roofs.gpkg").exists()
+
+
+def test_a_bucket_that_fails_half_way_goes_on(files, line, tmp_path):
+    with bucket(files(NEW)) as server:
+        assert main([*line(server.url), "--data", str(tmp_path / "whole")]) == 0
+        planned = sum("list-type" in path or path.endswith(".tif") for path in server.paths)
+        server.paths.clear()
+        server.faults = [None] * (planned - 1) + [403] * 9
+        assert main(line(server.url)) == 1
+        server.faults = []
+        assert main(line(server.url)) == 0
+    assert snapshot(tmp_path / "data") == snapshot(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fault", [401, 403])
+def test_a_bucket_that_refuses_is_asked_once(fault, files, line, tmp_path, capsys):
+    with bucket(files(NEW), faults=[fault] * 9) as server:
+        assert main(line(f"http://user:{TOKEN}@127.0.0.1:{server.server_address[1]}")) == 1
+        assert len(server.paths) == 1
+    out, err = capsys.readouterr()
+    assert len([text for text in err.splitlines() if text.startswith("error")]) == 1
+    assert TOKEN not in out + err
+    assert not any(TOKEN.encode() in p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file())
+
+
+def test_real_footprints():
+    paths = sorted(real("spacenet1_rio/vectorData").rglob("*.geojson"))
+    tables = [footprints(path.read_bytes(), path.name) for path in paths]
+    assert sum(len(table) for table, _ in tables) > 50
+    assert min(len(table) for table, _ in tables) == 0
+    assert not any(table.geometry.has_z.any() for table, _ in tables)

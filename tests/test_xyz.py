@@ -1,16 +1,21 @@
 """xyz: tiles of a server on 127.0.0.1, put together to scenes, with the faults of a network."""
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import rasterio
+from conftest import real
 from test_cog import FAULTS, TOKEN, quick, snapshot  # noqa: F401
 from web_server import web_server
 
 from download.download import main
 from roofkit.raster import gdal_env
-from sources.xyz import HALF, tile_at
+from roofkit.settings import DownloadArgs
+from sources.web import Web
+from sources.xyz import HALF, Xyz, decoded, tile_at
 
 ZOOM, LEFT, TOP = 17, 95_897, 55_400
 SIZE = 3  # tiles a side
@@ -101,6 +106,7 @@ def test_scale_chooses_the_zoom_and_tms_counts_from_below(town, line, tmp_path):
 
 @pytest.mark.parametrize("driver", ["WEBP", "GTiff"])
 def test_other_formats(driver, town, line, tmp_path):
+    town = np.repeat(np.repeat(town[:, ::8, ::8], 8, 1), 8, 2)  # lossless WebP of noise takes seconds
     options = {"QUALITY": 100, "WEBP_LOSSLESS": True, "LOSSLESS": True} if driver == "WEBP" else {}
     with web_server(tiles(town, lambda part: encoded(part, driver, **options))) as server:
         assert main(line(f"{server.url}/{{z}}/{{x}}/{{y}}.png")) == 0
@@ -187,6 +193,8 @@ def deep(part):
         (lambda part: encoded(part[:, :100, :100]), "{z}/{x}/{y}.png", {}, "100 x 100"),
         (encoded, "tiles.png", {}, "expected {z}, {x} and {y} in it"),
         (encoded, "{z}/{x}/{y}.png", {"zoom": None}, "Give --zoom Z"),
+        (encoded, "{z}/{x}/{y}.png", {"address": ["http://[x/{z}/{x}/{y}.png"]}, "not an address"),
+        (encoded, "{z}/{x}/{y}.png", {"address": ["http://host:port/{z}/{x}/{y}.png"]}, "not an address"),
         (encoded, "{z}/{x}/{y}.png", {"bbox": None}, "an area for source xyz"),
         (encoded, "none/{z}/{x}/{y}.png", {}, "not one valid pixel"),
     ],
@@ -197,3 +205,71 @@ def test_every_problem_is_one_line(encode, address, values, words, town, line, c
     errors = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error")]
     assert len(errors) == 1
     assert words in errors[0]
+
+
+def test_real_tiles_of_a_town(line, tmp_path):
+    names = [(x, y) for y in (220_243, 220_244) for x in (386_690, 386_691)]
+    paths = [real("banepa/scenes") / f"banepa_{x}_{y}.tif" for x, y in names]
+    pixels, bounds = [], []
+    for path in paths:
+        with rasterio.open(path) as src:
+            pixels.append(src.read())
+            bounds.append(src.bounds)
+    box = bounds[2].left, bounds[2].bottom, bounds[1].right, bounds[1].top
+    inner = [box[0] + 1e-5, box[1] + 1e-5, box[2] - 1e-5, box[3] - 1e-5]
+    files = {f"/19/{x}/{y}.tif": path.read_bytes() for (x, y), path in zip(names, paths)}
+    with web_server(files) as server:
+        assert main(line(f"{server.url}/{{z}}/{{x}}/{{y}}.tif", zoom=19, bbox=inner)) == 0
+    with rasterio.open(tmp_path / "data/scenes/xyz_z19_386690_220243.tif") as src:
+        valid = src.dataset_mask() > 0
+        expected = np.concatenate([np.concatenate(pixels[i : i + 2], 2) for i in (0, 2)], 1)
+        np.testing.assert_array_equal(src.read()[:, valid], expected[:, valid])
+        assert rasterio.warp.transform_bounds(src.crs, "EPSG:4326", *src.bounds) == pytest.approx(box, abs=1e-6)
+
+
+def palette_png(alpha):
+    """256 x 256 pixels whose rows are colour 0, 1, 2, 0, …, with an alpha for each colour."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + bytes([row % 3] * 256) for row in range(256))
+    header = struct.pack(">IIBBBBB", 256, 256, 8, 3, 0, 0, 0)
+    chunks = {b"IHDR": header, b"PLTE": bytes(range(10, 100, 10)), b"tRNS": bytes(alpha), b"IDAT": zlib.compress(rows)}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(k, v) for k, v in chunks.items()) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("alpha", [[0, 0, 255], [0, 128, 255], [255, 0, 255]])
+def test_transparent_colours_of_a_palette_are_invalid(alpha):
+    pixels, valid = decoded(palette_png(alpha), "tile")
+    assert [bool(valid[row].all()) for row in range(3)] == [value > 0 for value in alpha]
+    assert valid[0].any() == (alpha[0] > 0)
+    assert pixels[:, 2, 0].tolist() == [70, 80, 90]
+
+
+def test_tiles_of_512_without_the_middle_one(line, tmp_path):
+    large = np.random.default_rng(3).integers(0, 256, (3, SIZE * 512, SIZE * 512)).astype(np.uint8)
+    files = tiles(large, side=512)
+    del files[f"/{ZOOM}/{LEFT + 1}/{TOP + 1}.png"]
+    with web_server(files) as server:
+        assert main(line(f"{server.url}/{{z}}/{{x}}/{{y}}.png")) == 0
+    (path,) = (tmp_path / "data/scenes").glob("*.tif")
+    with rasterio.open(path) as src:
+        valid = src.dataset_mask() > 0
+        np.testing.assert_array_equal(src.read()[:, valid], large[:, valid])
+    assert (valid.sum(), valid[512:1024, 512:1024].any()) == (8 * 512 * 512, False)
+
+
+def test_a_key_that_an_address_quotes_is_hidden_too(line, capsys, monkeypatch):
+    monkeypatch.setenv("MAP_KEY", "planted key/with+odd=signs")
+    with web_server(faults=[403] * 9) as server:
+        assert main(line(f"{server.url}/${{MAP_KEY}}/{{z}}/{{x}}/{{y}}.png")) == 1
+    assert "planted" not in "".join(capsys.readouterr())
+
+
+def test_all_servers_of_a_template_are_allowed(tmp_path):
+    web = Web()
+    settings = DownloadArgs(source="xyz", address=("http://[::{s}]/{z}/{x}/{y}.png",))
+    Xyz(settings, None, web, tmp_path)._template()
+    for server in "abc":
+        web.check(f"http://[::{server}]/1/0/0.png")
