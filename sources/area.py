@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import rasterio.features
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import Geod
+from pyproj import Geod, Transformer
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.crs import CRS
 from rasterio.windows import Window
@@ -69,8 +69,7 @@ class Area:
         west, south, east, north = self.bounds
         step = max(east - west, north - south) / 64
         try:
-            dense = gpd.GeoSeries([shapely.segmentize(self.shape, step)], crs=LONLAT)
-            found = dense.to_crs(crs.to_wkt()).iloc[0]
+            found = moved(shapely.segmentize(self.shape, step), LONLAT, crs)
         except (CRSError, ProjError) as error:
             raise SettingsError("download_args.crs", str(error), "a CRS of this area", "Choose another.") from None
         if not np.isfinite(found.bounds).all():
@@ -149,12 +148,22 @@ def area_of_file(path: Path) -> Area:
     return Area(whole)
 
 
+def moved(shape: Any, source: CRS | str, target: CRS | str) -> Any:
+    """A geometry from one CRS to another, east before north in both.
+
+    Raises:
+        CRSError, ProjError: There is no way.
+    """
+    first, second = (crs if isinstance(crs, str) else crs.to_wkt() for crs in (source, target))
+    transformer = Transformer.from_crs(first, second, always_xy=True)
+    return shapely.transform(shape, transformer.transform, interleaved=False)
+
+
 def gsd(grid: Grid) -> float:
     """Metres of ground a pixel, along the wider of its sides, at the middle of the grid."""
     rows, cols = grid.height / 2, grid.width / 2
     points = [grid.transform @ place for place in ((cols, rows), (cols + 1, rows), (cols, rows + 1))]
-    lonlat = gpd.GeoSeries(gpd.points_from_xy(*zip(*points)), crs=str(grid.crs))
-    (x0, y0), *others = [(p.x, p.y) for p in lonlat.to_crs(LONLAT)]
+    (x0, y0), *others = moved(shapely.LineString(points), grid.crs, LONLAT).coords
     return max(float(EARTH.inv(x0, y0, x, y)[2]) for x, y in others)
 
 

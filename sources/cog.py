@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import shapely
 from rasterio._err import CPLE_BaseError  # what some properties of a broken file raise
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
@@ -39,7 +40,7 @@ from roofkit.raster import (
     is_rgb,
 )  # fmt: skip
 from roofkit.settings import DownloadArgs
-from sources.area import LONLAT, Area, gsd, named_crs
+from sources.area import LONLAT, Area, gsd, moved, named_crs
 from sources.range_file import RangeFile, RemoteBytes
 from sources.scenes import Scene, Source, cast, parts
 from sources.web import Web
@@ -336,12 +337,9 @@ def target_grid(src: DatasetReader, settings: DownloadArgs, area: Area | None, w
 
 def rasterio_box(src: DatasetReader) -> Any:
     """The outline of a raster in degrees, its edges followed closely."""
-    import geopandas as gpd
-    import shapely
-
     corners = [src.transform @ corner for corner in ((0, 0), (src.width, 0), (src.width, src.height), (0, src.height))]
     outline = shapely.segmentize(shapely.Polygon(corners), max(src.width, src.height) * abs(src.transform.a) / 32)
-    return gpd.GeoSeries([outline], crs=src.crs.to_wkt()).to_crs(LONLAT).iloc[0].buffer(0)
+    return moved(outline, src.crs, LONLAT).buffer(0)
 
 
 def pixel_size(own: Grid, crs: Any, scale: float | None, place: Area) -> tuple[float, float]:
