@@ -60,6 +60,7 @@ class DownloadReport:
     raw_bytes: int
     metres_a_pixel: float
     fetched_bytes: int
+    missing_tiles: int
     roofs: int
     made: int
     kept: int
@@ -157,6 +158,7 @@ class Download:
             raw_bytes=sum(scene.grid.height * scene.grid.width * scene.pixel_bytes for scene in scenes),
             metres_a_pixel=round(max((gsd(scene.grid) for scene in scenes), default=0.0), 4),
             fetched_bytes=self.source.web.bytes,
+            missing_tiles=self.source.missing,
             roofs=roofs,
             made=0 if dry_run else len(todo),
             kept=0 if dry_run else planned - len(todo),

@@ -69,6 +69,8 @@ class Source(ABC):
     """What the user should know about using this imagery; one line."""
     clips: bool = True
     """Whether pixels outside the area become invalid."""
+    missing: int = 0
+    """Tiles that the service turned out not to have."""
     in_order: bool = False
     """Whether tiles come best one after the other."""
 

@@ -42,7 +42,6 @@ class Xyz(Source):
         self.template = self._template()
         zoom = self._zoom()
         (left, top), (right, bottom) = self._corners(zoom)
-        self.missing = 0
         self.lock = threading.Lock()
         side = self._tile_side(zoom, (left, (left + right) // 2, right), (top, (top + bottom) // 2, bottom))
         count = (right - left + 1) * (bottom - top + 1)
@@ -70,7 +69,7 @@ class Xyz(Source):
             with self.lock:
                 self.missing += 1
                 if self.missing == 1:
-                    say(f"the service has no tile at {'/'.join(map(str, place))}, and maybe others: invalid there")
+                    say(f"the service has no tile at {'/'.join(map(str, place))}: invalid there (and so for others)")
             return np.zeros((3, scene.side, scene.side), np.uint8), np.zeros((scene.side, scene.side), bool)
         if found[0].shape[1] != scene.side:
             text = f"a tile of {found[0].shape[1]} pixels"

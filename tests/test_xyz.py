@@ -131,7 +131,9 @@ def test_a_tile_that_is_not_there_is_invalid(town, line, tmp_path, capsys):
     del files[f"/{ZOOM}/{LEFT + 2}/{TOP}.png"]
     with web_server(files) as server:
         assert main(line(f"{server.url}/{{z}}/{{x}}/{{y}}.png")) == 0
-    assert f"no tile at {ZOOM}/{LEFT + 2}/{TOP}" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert f"no tile at {ZOOM}/{LEFT + 2}/{TOP}" in err
+    assert json.loads(out.splitlines()[-1])["missing_tiles"] == 1
     (path,) = (tmp_path / "data/scenes").glob("*.tif")
     with rasterio.open(path) as src:
         valid = src.dataset_mask() > 0
