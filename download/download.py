@@ -173,7 +173,6 @@ class Download:
         """
         todo = self._make_scenes(scenes) if scenes is not None else []
         made, roofs = self._make_labels()
-        shutil.rmtree(self.paths.data / TILES, ignore_errors=True)
         return self.report(scenes or [], [*todo, *made], roofs, dry_run=False)
 
     def _make_scenes(self, scenes: "Sequence[Scene]") -> list[str]:
@@ -195,6 +194,7 @@ class Download:
                         share = self._make_scene(store)
                         outputs.record(name, wanted[name], source=self.source.name, valid_share=share)
             outputs.finish()
+            shutil.rmtree(self.paths.data / TILES, ignore_errors=True)
             self._warn_of_blank(outputs, by_name)
         return todo
 
@@ -223,7 +223,8 @@ class Download:
         for name in [] if self.overwrite else outputs.names():
             facts = outputs.facts(name)
             lost = name not in wanted or facts["key"] != wanted[name]
-            if lost and facts.get("source", "sample") != "sample" and (self.paths.data / name).exists():
+            worth = facts.get("source", "sample") != "sample" and facts.get("valid_share") != 0.0
+            if lost and worth and (self.paths.data / name).exists():
                 raise OutputError(
                     self.paths.data / name, f"fetched from {facts['source']} with other settings", "no such file",
                     "Use another --data folder to keep it, or --overwrite to replace it.",

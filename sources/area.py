@@ -160,11 +160,17 @@ def moved(shape: Any, source: CRS | str, target: CRS | str) -> Any:
 
 
 def gsd(grid: Grid) -> float:
-    """Metres of ground a pixel, along the wider of its sides, at the middle of the grid."""
+    """Metres of ground a pixel, along the wider of its sides, at the middle of the grid; 0 where that is unknown."""
     rows, cols = grid.height / 2, grid.width / 2
     points = [grid.transform @ place for place in ((cols, rows), (cols + 1, rows), (cols, rows + 1))]
-    (x0, y0), *others = moved(shapely.LineString(points), grid.crs, LONLAT).coords
-    return max(float(EARTH.inv(x0, y0, x, y)[2]) for x, y in others)
+    if grid.crs is None:
+        return 0.0
+    try:
+        (x0, y0), *others = moved(shapely.LineString(points), grid.crs, LONLAT).coords
+    except (CRSError, ProjError):
+        return 0.0
+    found = max(float(EARTH.inv(x0, y0, x, y)[2]) for x, y in others)
+    return found if math.isfinite(found) else 0.0
 
 
 def named_crs(text: str) -> CRS:

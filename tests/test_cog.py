@@ -240,3 +240,13 @@ def test_banepa_by_address(line, tmp_path):
     with web_server({"/tile.tif": path.read_bytes()}) as server:
         assert main(line(f"{server.url}/tile.tif", bbox=bbox_of(path))) == 0
     check_exact(path, tmp_path / "data")
+
+
+def test_a_file_that_lies_nowhere(make_raster, line, tmp_path, capsys):
+    array = np.random.default_rng(3).integers(0, 9, (3, 40, 30)).astype(np.uint8)
+    make_raster(array, "photo.tif", crs=None, transform=rasterio.Affine(1, 0, 5, 0, -1, 9))
+    assert main(line("photo.tif", bbox=None)) == 0
+    with rasterio.open(tmp_path / "data/scenes/photo.tif") as dst:
+        np.testing.assert_array_equal(dst.read(), array)
+    assert main([*line("photo.tif"), "--overwrite"]) == 1
+    assert "photo.tif: no CRS" in capsys.readouterr().err

@@ -288,7 +288,8 @@ def test_nothing_but_masked_pixels_is_an_error(scene, line, capsys):
     west, south, _, _ = bbox_of(scene)
     with earth_engine(scene, NAMES) as server:
         assert main(line(server, bbox=[west - 0.01, south - 0.01, west - 0.009, south - 0.009])) == 1
-    assert "not one valid pixel" in capsys.readouterr().err
+        assert "not one valid pixel" in capsys.readouterr().err
+        assert main(line(server, bbox=bbox_of(scene, 0.3))) == 0  # nothing is lost with blank scenes
 
 
 def test_a_redirect_to_a_private_network_is_refused(scene, line, capsys, monkeypatch):
