@@ -1,7 +1,8 @@
 """Fixtures: any raster on demand, and the real data where it is present."""
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,19 @@ def real(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"no real data at {path}")
     return path
+
+
+@pytest.fixture
+def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test fails where anything connects to another machine, even if the program takes no harm from it."""
+    connect, seen = socket.socket.connect, set()
+
+    def noted(self: socket.socket, address: Any) -> None:
+        seen.add(address[0] if isinstance(address, tuple) else "127.0.0.1")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", noted)
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    assert seen <= {"127.0.0.1", "::1"}

@@ -19,12 +19,10 @@ FAULTS = [429, 500, 503, "reset", "truncated", "hang"]
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No proxy, no long pauses, small blocks."""
+def quick(monkeypatch, only_this_machine):
+    """No other machine, no long pauses, small blocks."""
     monkeypatch.setattr(sources.web, "PAUSE", 0.01)
     monkeypatch.setattr(sources.range_file, "BLOCK", 64 * 1024)
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "http_proxy", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

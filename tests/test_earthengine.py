@@ -26,11 +26,11 @@ NAMES = ["B1", "B2", "B3"]
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """A token, no proxy, and no long pauses."""
+def quick(monkeypatch, only_this_machine):
+    """A token, no other machine, and no long pauses."""
     monkeypatch.setenv("EARTHENGINE_TOKEN", TOKEN)
     monkeypatch.setattr(sources.web, "PAUSE", 0.01)
-    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "HTTPS_PROXY", "HTTP_PROXY", "http_proxy"):
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"):
         monkeypatch.delenv(name, raising=False)
 
 
