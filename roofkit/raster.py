@@ -33,6 +33,8 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 BLOCK = 256  # side of a GeoTIFF block
 CACHE_BYTES = 64 * 2**20
 BLOCK_BYTES = 256 * 2**20  # a block that decodes to more is refused: GDAL reads blocks whole
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a PNG, with its checksum
+TAIL = 1024  # bytes at the end of a file in which it must be
 Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
 
@@ -112,6 +114,7 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
         raise BadInputError(
             path, f"a {path.suffix or 'nameless'} file", "a .tif, .png or .jpg", "Convert it to GeoTIFF."
         )
+    _check_end(path, driver)
     with gdal_env():
         try:
             src = rasterio.open(path, driver=driver)
@@ -127,6 +130,17 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
                 found, expected = f"blocks of {size / 2**20:,.0f} MiB", f"at most {BLOCK_BYTES // 2**20} MiB"
                 raise BadInputError(path, found, expected, "Store it in tiles (gdal_translate -co TILED=YES).")
             yield src
+
+
+def _check_end(path: Path, driver: str) -> None:
+    """Raise BadInputError where a PNG was cut short: GDAL reads what is missing as 0, without a word."""
+    if driver != "PNG":
+        return
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - TAIL, 0))
+        if size and PNG_END not in file.read():
+            raise BadInputError(path, f"cut short, at {size:,} bytes", "a whole PNG file", "Replace it.")
 
 
 def block_bytes(src: DatasetReader) -> int:

@@ -356,3 +356,22 @@ def test_real_rasters_copy_pixel_for_pixel(tmp_path, name, bands, dtype, nodata)
         assert grid_of(copy).matches(grid)
         np.testing.assert_array_equal(read_pixels(copy)[0], pixels)
         np.testing.assert_array_equal(read_pixels(copy)[1], valid)
+
+
+@pytest.mark.parametrize("share", [0.99, 0.6, 0.1])
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_image_that_was_cut_short_is_no_black_one(suffix, share, tmp_path):
+    path = tmp_path / f"frame.{suffix}"
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 64, 64)).astype(np.uint8)
+    with (
+        gdal_env(),
+        rasterio.open(
+            path, "w", driver={"png": "PNG", "jpg": "JPEG"}[suffix], count=3, height=64, width=64, dtype="uint8"
+        ) as dst,
+    ):
+        dst.write(pixels)
+    with open_raster(path) as src:
+        assert read_pixels(src)[0].min() >= 0
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(BadInputError, match=r"cut short|broken pixels|not readable"), open_raster(path) as src:
+        read_pixels(src)
