@@ -625,6 +625,10 @@ def _check_download(download: DownloadArgs, path: Path) -> None:
         if getattr(download, one) is not None and getattr(download, other) is not None:
             found = f"download_args.{one} and download_args.{other} are both set"
             raise SettingsError(path, found, "one of the two", f"Set {one} or {other} to null.")
+    for key in ("start", "end", "cloud", "composite"):
+        if download.image and getattr(download, key) is not None:
+            found = f"download_args.{key} is {getattr(download, key)} with an image, which is one already"
+            raise SettingsError(path, found, "null, or a collection", f"Set {key} to null.")
     if download.start and download.end and download.start >= download.end:
         found = f"download_args.start is {download.start} and end is {download.end}"
         raise SettingsError(path, found, "a start before the end", "Change one of the two.")

@@ -53,6 +53,10 @@ class SpaceNet(Source):
     def plan(self) -> list[Scene]:
         """One scene an image; of a folder or tar only those that touch the area, where there is one."""
         city, product = self._city(), self._product()
+        for key in ("scale", "crs"):
+            if getattr(self.settings, key) is not None:
+                found = f"{getattr(self.settings, key)} with source spacenet, whose images keep their own grid"
+                raise SettingsError(f"download_args.{key}", found, "null", "Set it to null.")
         images, _ = pairs(self._store.names(city), city, product)
         if not images:
             found = f"no {product} image of {city}"

@@ -267,6 +267,11 @@ def test_no_credentials_give_the_steps(scene, line, tmp_path, monkeypatch, capsy
         ({"project": None}, "Google Cloud project"),
         ({"crs": "EPSG:0"}, "download_args.crs"),
         ({"cloud": 10.0}, "download_args.cloud"),
+        ({"image": "X", "collection": None, "start": "2024-01-01"}, "which is one already"),
+        ({"image": "X"}, "are both set"),
+        ({"start": "2024-02-01", "end": "2024-01-01"}, "a start before the end"),
+        ({"start": "yesterday"}, "download_args.start"),
+        ({"parallel": 41}, "download_args.parallel"),
         ({"dtype": "uint8"}, "expected uint8"),
     ],
 )

@@ -167,6 +167,7 @@ def test_only_images_of_the_area(files, line, tmp_path):
         (["sn"], {"collection": "Paris"}, "no PS-RGB image of AOI_3_Paris"),
         (["sn"], {"collection": "Rome"}, "one of AOI_2_Vegas"),
         (["sn"], {"assets": ["PAN"]}, "one of PS-MS, PS-RGB"),
+        (["sn"], {"scale": 0.5}, "keep their own grid"),
         (["broken.tar"], {}, "no whole tar"),
         (["cut.tar.gz"], {}, "no whole tar"),
         (["sn"], {"bbox": [0.0, 0.0, 1.0, 1.0]}, "none in the area"),
