@@ -30,6 +30,7 @@ from pyproj.exceptions import CRSError, ProjError
 
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, RoofError, SettingsError
 from roofkit.paths import VECTOR_SUFFIXES
+from roofkit.vectors import safe_names
 
 DRIVERS = {
     ".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON", ".json": "GeoJSON", ".fgb": "FlatGeobuf",
@@ -124,6 +125,38 @@ def read_labels(path: Path, *, where: str | None = None, ignore: str | None = No
         dropped=_dropped(lost),
         unused=_material(table) if where is None else None,
     )
+
+
+def read_features(path: Path, *, layer: str | None = None) -> tuple[gpd.GeoDataFrame, tuple[str, ...]]:
+    """Every feature with a polygon, as `read_labels` reads and repairs it, with all its attributes.
+
+    Columns have names that GeoPackage can hold; lists and objects are JSON.
+
+    Returns:
+        The features, and name and reason of each that holds no polygon.
+
+    Raises:
+        MissingInputError, BadInputError, SettingsError: As for `read_labels`.
+    """
+    table = _read(path, layer)
+    names = safe_names(str(name) for name in table.attributes.columns)
+    columns = {safe: _plain(table.attributes[name]) for name, safe in names.items()}
+    whole = table.shapes.geometry.notna()
+    features = gpd.GeoDataFrame(columns, geometry=table.shapes.geometry.to_numpy(), crs=table.shapes.crs)
+    return features[whole].reset_index(drop=True), _dropped(table.shapes[~whole])
+
+
+def _plain(column: Any) -> Any:
+    """A column in which lists and objects are JSON text, which every format holds."""
+    if column.dtype != object:
+        return column
+    nested = (np.ndarray, list, tuple, dict)
+    values = [json.dumps(v, default=_listed, ensure_ascii=False) if isinstance(v, nested) else v for v in column]
+    return pd.Series(values, column.index, dtype=object)
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def reproject(shapes: gpd.GeoDataFrame, crs: CRS, path: Path) -> gpd.GeoDataFrame:

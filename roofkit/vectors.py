@@ -1,5 +1,6 @@
 """Vector files out: complete or not at all, the same bytes for the same features."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
+RESERVED = ("fid", "geom", "geometry", "rowid")  # columns that GeoPackage has of its own
 WRITING = {
     "OGR_CURRENT_DATE": "2000-01-01T00:00:00.000Z",  # GeoPackage stores the time of writing; a fixed one: equal bytes
     "OGR_GPKG_ALLOW_THREADED_RTREE": "NO",  # else GDAL leaves an empty database of its index beside a large file
@@ -23,6 +25,18 @@ def check_suffix(path: Path) -> None:
         raise SettingsError(path, found, f"one of {' '.join(DRIVERS)}", "Choose one of these suffixes.")
 
 
+def safe_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -> dict[str, str]:
+    """For each name a column name of its own, whatever the case of letters: GeoPackage and shapefiles know no case."""
+    taken, safe = set(reserved), {}
+    for name in names:
+        found, number = name, 2
+        while found.lower() in taken:
+            found, number = f"{name}_{number}", number + 1
+        taken.add(found.lower())
+        safe[name] = found
+    return safe
+
+
 def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
     """Write a GeoDataFrame by its suffix; GeoJSON is written in EPSG:4326, as RFC 7946 asks.
 
@@ -31,7 +45,7 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
         OutputError: The disk is full, the folder not writable, or the file does not read back with all features.
     """
     import pyogrio
-    from pyogrio.errors import DataSourceError
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
     check_suffix(path)
     driver = DRIVERS[path.suffix.lower()]
@@ -42,10 +56,10 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
                 return
             pyogrio.set_gdal_config_options(WRITING)
             pyogrio.write_dataframe(
-                *_prepared(features, driver), part, driver=driver, layer=path.stem, **_options(driver)
+                *_prepared(features, driver), part, driver=driver, layer=path.stem, **_options(features, driver)
             )
             found = pyogrio.read_info(part, force_feature_count=True)["features"]
-        except DataSourceError as error:
+        except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError) as error:
             raise _not_written(path, str(error)) from error
         finally:
             pyogrio.set_gdal_config_options(dict.fromkeys(WRITING))
@@ -57,10 +71,11 @@ def _prepared(features: "gpd.GeoDataFrame", driver: str) -> "tuple[gpd.GeoDataFr
     return (features.to_crs("EPSG:4326") if driver == "GeoJSON" and features.crs is not None else features,)
 
 
-def _options(driver: str) -> dict[str, Any]:
+def _options(features: "gpd.GeoDataFrame", driver: str) -> dict[str, Any]:
     if driver == "GeoJSON":
         return {"RFC7946": "YES"}
-    return {"geometry_type": "Polygon"}
+    several = bool((features.geom_type == "MultiPolygon").any())
+    return {"geometry_type": "MultiPolygon" if several else "Polygon"}  # a layer holds one kind: all become the former
 
 
 def _not_written(path: Path, reason: str) -> OutputError:

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 import geopandas as gpd
 import shapely
 
+from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, RoofError, SettingsError
-from roofkit.labels import read_labels
+from roofkit.labels import polygons_of, read_features
 from roofkit.paths import VECTOR_SUFFIXES
 from roofkit.settings import DownloadArgs
 from sources.area import LONLAT, Area
@@ -47,15 +48,16 @@ def labels_of_file(settings: DownloadArgs, area: Area, web: Web, folder: Path) -
 
 def clipped(path: Path, area: Area, where: str) -> gpd.GeoDataFrame:
     """The features of a file that lie in the area."""
-    read_labels(path)  # names what is wrong with a file
-    table = gpd.read_parquet(path) if path.suffix.lower() == ".parquet" else gpd.read_file(path)
-    table = table[table.geometry.notna() & table.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
-    place = area.within(table.crs) if table.crs is not None else area.shape
-    shapes = shapely.make_valid(shapely.force_2d(table.geometry.to_numpy()), method="structure", keep_collapsed=False)
-    inside = shapely.intersects(shapes, place)
-    shapes = shapely.intersection(shapes[inside], place)
-    polygonal = [shape.geom_type in ("Polygon", "MultiPolygon") and shape.area > 0 for shape in shapes]
-    found = table[inside].set_geometry(shapes, crs=table.crs)[polygonal].reset_index(drop=True)
+    table, dropped = read_features(path)
+    if dropped:
+        say(f"{where}: {len(dropped)} features hold no polygon, left out (the first: {dropped[0]})")
+    if not len(table):
+        raise BadInputError(where, "no feature with a polygon", "roof polygons", "Choose another file.")
+    # Where an edge runs along the area's, a cut polygon comes with a line: only its polygons are kept.
+    cut = shapely.intersection(table.geometry.to_numpy(), area.within(table.crs))
+    shapes, _, _ = polygons_of(shapely.to_wkb(cut))
+    inside = ~shapely.is_missing(shapes)
+    found = table.set_geometry(gpd.GeoSeries(shapes, crs=table.crs))[inside].reset_index(drop=True)
     if not len(found):
         has = ", ".join(f"{bound:.4f}" for bound in table.to_crs(LONLAT).total_bounds)
         wants = ", ".join(f"{bound:.4f}" for bound in area.bounds)

@@ -13,6 +13,7 @@ import shapely
 
 from roofkit.cli import raise_if_stopped, say
 from roofkit.errors import MissingInputError
+from roofkit.labels import polygons_of
 from roofkit.settings import DownloadArgs
 from sources.area import LONLAT, Area
 from sources.ee_session import ee_errors, start_earth_engine
@@ -31,12 +32,12 @@ def open_buildings(settings: DownloadArgs, area: Area, web: Web, folder: Path) -
         MissingInputError: There is no building.
     """
     start_earth_engine(settings, web)
-    features = _features(settings, area, web)
+    features = [feature for feature in _features(settings, area, web) if feature.get("geometry")]
     shapes = shapely.from_geojson([json.dumps(feature["geometry"]) for feature in features])
-    table = {name: [feature.get("properties", {}).get(name) for feature in features] for name in COLUMNS}
-    found = gpd.GeoDataFrame(table, geometry=list(shapes), crs=LONLAT)
-    found.geometry = shapely.make_valid(found.geometry.to_numpy(), method="structure", keep_collapsed=False)
-    found = found[found.geometry.intersects(area.shape) & found.geom_type.isin(["Polygon", "MultiPolygon"])]
+    table = {name: [(feature.get("properties") or {}).get(name) for feature in features] for name in COLUMNS}
+    polygons, _, _ = polygons_of(shapely.to_wkb(shapes))
+    found = gpd.GeoDataFrame(table, geometry=list(polygons), crs=LONLAT)
+    found = found[found.geometry.notna() & found.geometry.intersects(area.shape)]
     if not len(found):
         expected = f"buildings of confidence {settings.confidence:g}"
         advice = "Check the area; Open Buildings covers Africa, South and Southeast Asia, Latin America."

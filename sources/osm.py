@@ -1,9 +1,11 @@
 """The labels `osm`: buildings of OpenStreetMap with all their tags, through OSMnx and an Overpass server."""
 
 import contextlib
+import json
 import re
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,19 @@ import shapely
 from roofkit.cli import raise_if_stopped, say
 from roofkit.errors import MissingInputError, RoofError
 from roofkit.settings import DownloadArgs
+from roofkit.vectors import RESERVED, safe_names
 from sources.area import LONLAT, Area
 from sources.web import FAULTS, REDIRECTS, TRANSIENT, Web, WebError, pause_before, status
 
 MATERIAL = "roof:material"
-RESERVED = ("fid", "geom", "geometry", "osm_id", "rowid")  # columns that GeoPackage or this program has
+OWN_NAMES = ("element", "geometry", "id")  # OSMnx puts these beside the tags: a tag of that name would replace them
 
 
 class PassingError(Exception):
     """An answer that may be another one the next time."""
 
-    def __init__(self, response: requests.Response) -> None:
-        super().__init__(status(response))
+    def __init__(self, response: requests.Response, found: str | None = None) -> None:
+        super().__init__(found or status(response))
         self.response = response
 
 
@@ -46,13 +49,14 @@ def osm_buildings(settings: DownloadArgs, area: Area, web: Web, folder: Path) ->
             found = _asked(settings, area, web, url)
     except osmnx._errors.InsufficientResponseError:
         found = gpd.GeoDataFrame()
+    found = found[~found.index.duplicated()]  # large areas are asked for in parts, and a building may touch two
     shapes = found.geometry if len(found) else ()
     keep = [shape is not None and shape.geom_type in ("Polygon", "MultiPolygon") for shape in shapes]
     if not any(keep):
         where = ", ".join(f"{bound:.5f}" for bound in area.bounds)
         expected = "buildings mapped there"
         advice = "Check the area; or draw roofs yourself (QGIS), or use labels open-buildings."
-        raise MissingInputError(url, f"no building polygon in {where}", expected, advice)
+        raise MissingInputError(web.safe(url), f"no building polygon in {where}", expected, advice)
     buildings = tidy(found[keep])
     _tell(buildings, dropped=len(keep) - sum(keep))
     return buildings
@@ -64,24 +68,12 @@ def tidy(found: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     numbers = found.index.get_level_values(1).astype("int64")
     table = pd.DataFrame({"osm_id": [f"{kind}/{number}" for kind, number in zip(kinds, numbers)]})
     tags = found.drop(columns=found.geometry.name).reset_index(drop=True)
-    names = safe_names([str(name) for name in sorted(tags.columns, key=str)])
+    names = safe_names(sorted(map(str, tags.columns)), (*RESERVED, "osm_id"))
     for name, safe in names.items():
         table[safe] = [None if pd.isna(value) else str(value) for value in tags[name]]
     shapes = shapely.make_valid(shapely.force_2d(found.geometry.to_numpy()), method="structure", keep_collapsed=False)
     order = sorted(range(len(table)), key=lambda i: (kinds[i], numbers[i]))
     return gpd.GeoDataFrame(table, geometry=shapes, crs=LONLAT).iloc[order].reset_index(drop=True)
-
-
-def safe_names(names: list[str]) -> dict[str, str]:
-    """For each tag a column name of its own, in any case of letters: GeoPackage and shapefiles know no case."""
-    taken, safe = set(RESERVED), {}
-    for name in names:
-        found, number = name, 2
-        while found.lower() in taken:
-            found, number = f"{name}_{number}", number + 1
-        taken.add(found.lower())
-        safe[name] = found
-    return safe
 
 
 def _tell(buildings: gpd.GeoDataFrame, *, dropped: int) -> None:
@@ -104,18 +96,19 @@ def _settings(settings: DownloadArgs, web: Web, url: str) -> Iterator[None]:
     """
 
     def look(response: requests.Response, *args: Any, **kwargs: Any) -> None:
-        if response.status_code in TRANSIENT:
-            raise PassingError(response)
-        if response.status_code in REDIRECTS:
-            raise WebError(url, "a redirect", "an answer", "Give the address that it leads to (--overpass-url).")
-        if response.status_code != 200:
-            raise web.refused(response)
-        if remark := remark_of(response):
+        _check_status(response, web)
+        web.read(response, time.monotonic())  # a large area is many requests, each with the deadline
+        answer = answer_of(response)
+        if remark := remark_of(answer):
             advice = "Ask for a smaller area, or try again later."
-            raise WebError(url, f"an answer in part ({web.safe(remark)})", "all buildings", advice)
+            raise WebError(web.safe(url), f"an answer in part ({web.safe(remark)})", "all buildings", advice)
+        if rename_tags(answer["elements"]):
+            response._content = json.dumps(answer).encode()
 
+    seconds = max(1, int(settings.timeout))  # Overpass takes whole ones only
     changes = dict(
         use_cache=False, overpass_rate_limit=False, doh_url_template=None, requests_timeout=settings.timeout,
+        overpass_settings=f"[out:json][timeout:{seconds}]{{maxsize}}",
         overpass_url=url, http_user_agent="roof-classify", log_file=False, log_console=False,
         requests_kwargs={"allow_redirects": False, "hooks": {"response": look}, **web.environment(url)},
     )  # fmt: skip
@@ -124,19 +117,56 @@ def _settings(settings: DownloadArgs, web: Web, url: str) -> Iterator[None]:
     try:
         for name, value in changes.items():
             setattr(osmnx.settings, name, value)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a large area is asked for in parts
+            yield
     finally:
         socket.getaddrinfo = lookup
         for name, value in before.items():
             setattr(osmnx.settings, name, value)
 
 
-def remark_of(response: requests.Response) -> str | None:
+def _check_status(response: requests.Response, web: Web) -> None:
+    """Raise unless the status is 200."""
+    if response.status_code in TRANSIENT:
+        raise PassingError(response)
+    if response.status_code in REDIRECTS:
+        advice = "Give the address that it leads to (--overpass-url)."
+        raise WebError(web.safe(response.url), "a redirect", "an answer", advice)
+    if response.status_code != 200:
+        raise web.refused(response)
+
+
+def answer_of(response: requests.Response) -> dict[str, Any]:
+    """The JSON of an answer, which has `elements`.
+
+    Raises:
+        PassingError: It is something else, as the page that a busy server shows.
+    """
+    try:
+        answer = response.json()
+    except ValueError:
+        raise PassingError(response, "an answer that is not JSON") from None
+    if not isinstance(answer, dict) or not isinstance(answer.get("elements"), list):
+        raise PassingError(response, "an answer without elements, which is not Overpass's")
+    return answer
+
+
+def remark_of(answer: dict[str, Any]) -> str | None:
     """What Overpass says where it gave up half-way, with status 200 all the same."""
-    with contextlib.suppress(ValueError, AttributeError):
-        remark = response.json().get("remark")
-        return str(remark) if remark and re.search("error|timed out|memory", str(remark), re.IGNORECASE) else None
-    return None
+    remark = str(answer.get("remark", ""))
+    return remark if re.search("error|timed out|memory", remark, re.IGNORECASE) else None
+
+
+def rename_tags(elements: list[Any]) -> bool:
+    """Put `tag:` before the tags that OSMnx would take for its own names; whether there are any."""
+    renamed = False
+    for element in elements:
+        tags = element.get("tags", {}) if isinstance(element, dict) else {}
+        for name in tags.keys() & OWN_NAMES:
+            tags[f"tag:{name}"] = tags.pop(name)
+            renamed = True
+    return renamed
 
 
 def _asked(settings: DownloadArgs, area: Area, web: Web, url: str) -> gpd.GeoDataFrame:
@@ -148,14 +178,13 @@ def _asked(settings: DownloadArgs, area: Area, web: Web, url: str) -> gpd.GeoDat
             return osmnx.features_from_polygon(area.shape, {"building": True})
         except PassingError as error:
             response, problem = error.response, str(error)
-        except osmnx._errors.InsufficientResponseError as error:
-            if not isinstance(error.__cause__, ValueError):
-                raise
-            problem = "an answer that is not JSON"
-        except RoofError:
+        except (RoofError, osmnx._errors.InsufficientResponseError):
             raise
         except FAULTS as error:
             problem = web.safe(error)
+        except (AttributeError, KeyError, TypeError) as error:
+            found = f"elements that are not Overpass's ({type(error).__name__})"
+            raise WebError(web.safe(url), found, "its JSON", "Check --overpass-url.") from None
         pause = pause_before(number, response)
         number += 1
         if number > settings.retries or time.monotonic() - started + pause > settings.deadline:

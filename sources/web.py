@@ -185,20 +185,30 @@ class Web(requests.Session):
         kwargs = {**self.environment(str(request.url)), "timeout": options.get("timeout") or self.timeout}
         kwargs |= {"stream": True, "allow_redirects": False}
         with contextlib.closing(super().send(request, **kwargs)) as response:
-            parts, size = [], 0
-            for part in response.iter_content(1 << 18):
-                parts.append(part)
-                size += len(part)
-                if size > LIMIT:
-                    expected = f"at most {LIMIT >> 20} MiB"
-                    raise WebError(self.safe(request.url), "an answer without end", expected, "Check the address.")
-                if time.monotonic() - started > self.deadline:
-                    raise requests.exceptions.Timeout(f"not done in {self.deadline:g} s")
-                if self.stopped.is_set():
-                    raise StoppedError
-            response._content = b"".join(parts)
-        self.bytes += size
+            self.read(response, started)
         return response
+
+    def read(self, response: requests.Response, started: float) -> None:
+        """Fetch the rest of an answer, of a request that was `started` then (time.monotonic).
+
+        Raises:
+            WebError: It is too large.
+            requests.exceptions.RequestException: It breaks off, or is not whole within the deadline.
+        """
+        parts, size = [], 0
+        # As it comes, not in full blocks, for which a slow server may take longer than the deadline.
+        while part := response.raw.read1(1 << 18, decode_content=True):
+            parts.append(part)
+            size += len(part)
+            if size > LIMIT:
+                expected = f"at most {LIMIT >> 20} MiB"
+                raise WebError(self.safe(response.url), "an answer without end", expected, "Check the address.")
+            if time.monotonic() - started > self.deadline:
+                raise requests.exceptions.Timeout(f"not done in {self.deadline:g} s")
+            if self.stopped.is_set():
+                raise StoppedError
+        response._content = b"".join(parts)
+        self.bytes += size
 
     def _failed(
         self, address: str, response: requests.Response | None, problem: Exception | None, tries: int

@@ -6,7 +6,7 @@ import pytest
 import shapely
 
 from roofkit.errors import OutputError, SettingsError
-from roofkit.vectors import write_features
+from roofkit.vectors import safe_names, write_features
 
 
 @pytest.fixture
@@ -50,6 +50,33 @@ def test_geojson_is_longitude_latitude(features, tmp_path):
 def test_the_layer_has_the_files_name(features, tmp_path):
     write_features(tmp_path / "roofs.gpkg", features)
     assert pyogrio.list_layers(tmp_path / "roofs.gpkg")[0].tolist() == ["roofs", "Polygon"]
+
+
+def test_several_parts_survive_in_a_layer_that_allows_them(features, tmp_path):
+    both = shapely.MultiPolygon(features.geometry.tolist())
+    table = gpd.GeoDataFrame({"m": ["x", None], "none": [None, None]}, geometry=[both, both.geoms[0]], crs=features.crs)
+    write_features(tmp_path / "a.gpkg", table)
+    assert pyogrio.list_layers(tmp_path / "a.gpkg")[0].tolist() == ["a", "MultiPolygon"]
+    found = gpd.read_file(tmp_path / "a.gpkg")
+    assert found.area.tolist() == pytest.approx([100, 50])
+    assert set(found.columns) == {"m", "none", "geometry"}
+
+
+def test_names_that_geopackage_cannot_hold_are_changed():
+    assert safe_names(["Name", "name", "fid", "NAME_2"]) == {
+        "Name": "Name", "name": "name_2", "fid": "fid_2", "NAME_2": "NAME_2_2"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ["FieldError", "FeatureError", "DataLayerError", "GeometryError"])
+def test_any_failure_of_the_driver_is_one_line(error, features, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise getattr(pyogrio.errors, error)("database or disk is full")
+
+    monkeypatch.setattr(pyogrio, "write_dataframe", fail)
+    with pytest.raises(OutputError, match="disk is full"):
+        write_features(tmp_path / "a.gpkg", features)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_suffix_is_refused(features, tmp_path):

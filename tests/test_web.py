@@ -98,6 +98,27 @@ def test_a_server_that_drips_ends_at_the_deadline(monkeypatch):
             web.fetch(f"{server.url}/a")
 
 
+def test_a_server_that_drips_bytes_ends_at_the_deadline():
+    web = Web(retries=0, timeout=5.0, deadline=0.3)
+
+    def drip(handler):
+        handler.close_connection = True
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        for _ in range(20):
+            handler.wfile.write(b"x")
+            time.sleep(0.1)
+
+    with web_server(routes={"/a": drip}) as server:
+        server.handle_error = lambda *_: None  # the client hangs up
+        web.give(server.url)
+        started = time.monotonic()
+        with pytest.raises(WebError, match="no answer after 1 tries"):
+            web.fetch(f"{server.url}/a")
+        assert time.monotonic() - started < 1.5
+
+
 def test_redirects_of_a_post_and_without_end(web):
     with web_server() as server:
         web.give(server.url)
