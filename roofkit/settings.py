@@ -256,7 +256,9 @@ class DownloadArgs(Block):
     start: Day | None = Field(None, description="first day, YYYY-MM-DD")
     end: Day | None = Field(None, description="the day after the last one, YYYY-MM-DD")
     cloud: Annotated[float, Field(ge=0.0, le=100.0)] | None = Field(None, description="percent of cloud at most")
-    bands: tuple[str, ...] | None = Field(None, description="names (or numbers) of bands, in order; null: all")
+    bands: tuple[str, ...] | None = Field(
+        None, description="names (or numbers) of bands, in order; null: all; of several assets: null"
+    )
     composite: Literal["median", "mosaic", "first"] | None = Field(
         None, description="one image of many; null: the preset's, or median"
     )

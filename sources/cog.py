@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import rasterio
@@ -21,7 +22,7 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from roofkit.artifacts import digest
+from roofkit.artifacts import digest, digests
 from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.raster import (
@@ -38,6 +39,7 @@ from roofkit.raster import (
     gdal_env,
     grid_of,
     is_rgb,
+    own_names,
 )  # fmt: skip
 from roofkit.settings import DownloadArgs
 from sources.area import LONLAT, Area, gsd, moved, named_crs
@@ -46,6 +48,8 @@ from sources.scenes import Scene, Source, cast, parts
 from sources.web import Web
 
 WIDER = {"int8": "int16", "float64": "float32", "float16": "float32"}  # dtypes that fit into another without asking
+FARTHEST = 1e12  # units of a CRS from its origin: no place on the globe
+MOST_PIXELS = 10**11  # of one raster: more is a slip of scale, or a file that lies
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 SIDE = 1024
 
@@ -81,6 +85,8 @@ class Raster:
     """What its scenes are named after."""
     version: str
     """What changes when the file does."""
+    names: tuple[str, ...] = ()
+    """Of its bands, as a catalogue says; empty: the file's own."""
 
     @contextlib.contextmanager
     def open(self) -> Iterator[DatasetReader]:
@@ -132,7 +138,7 @@ def expanded(address: str, web: Web, setting: str = "download_args.address") -> 
         text = os.environ.get(found[1])
         if text is None:
             raise SettingsError(setting, f"${{{found[1]}}}", "a variable of the environment that is set", "Set it.")
-        web.hide(text)
+        web.hide(text, quote(text), quote(text, safe=""))
         return text
 
     return VARIABLE.sub(value, address)
@@ -152,7 +158,7 @@ def raster_at(address: str, web: Web, folder: Path, *, given: bool = True, stem:
         RoofError: There is nothing, or it cannot be read.
     """
     full = expanded(address, web)
-    name = plain_name(stem or Path(re.sub(r"[?#].*", "", full)).stem)
+    name = plain_name(stem or Path(re.sub(r"[?#].*", "", web.safe(full))).stem)
     if "://" in full:
         if given:
             web.give(full)
@@ -214,17 +220,23 @@ def _extent(raster: Raster) -> str:
 
 def _scenes(raster: Raster, stem: str, settings: DownloadArgs, area: Area | None) -> list[Scene]:
     with raster.open() as src:
-        bands = chosen_bands(src, settings.bands, raster.where)
+        all_names = names_of(src, raster.names)
+        bands = chosen_bands(src, settings.bands, raster.where, all_names)
         dtype = scene_dtype(src, settings.dtype, raster.where)
         grid = target_grid(src, settings, area, raster.where)
-        names = [band_names(src)[data_bands(src).index(band)] for band in bands]
+        names = [all_names[data_bands(src).index(band)] for band in bands]
         rgb = is_rgb(src) and bands[:3] == data_bands(src)[:3]
         if grid is None:
             return []
         warped = not _on_grid(grid_of(src), grid)
         nodata = own_nodata(src, dtype, warped)
+        beside = [] if raster.path is None else digests(Path(name) for name in sorted(src.files[1:]))
     request: dict[str, Any] = {"version": raster.version, "bands": bands}
+    request |= {"beside": beside} if beside else {}  # files that say where it lies or what is valid
     request |= {"warped": settings.resampling} if warped else {}
+    if grid.height * grid.width > MOST_PIXELS:
+        found, expected = f"{grid.height:,} x {grid.width:,} pixels", f"at most {MOST_PIXELS:,}"
+        raise BadInputError(raster.where, found, expected, "Give a smaller area, or a larger download_args.scale.")
     pieces = parts(grid, settings.scene_size, area)
     return [
         Scene(
@@ -243,7 +255,10 @@ def stack_scenes(rasters: Sequence[Raster], stem: str, settings: DownloadArgs, a
     """
     if len(rasters) == 1:
         return _scenes(rasters[0], stem, settings, area)
-    single = settings.model_copy(update={"bands": None})
+    if settings.bands is not None:
+        expected, advice = "null where several rasters are the bands", "Choose them with download_args.assets."
+        raise SettingsError("download_args.bands", ", ".join(settings.bands), expected, advice)
+    single = settings
     found = [_scenes(raster, stem, single, area) for raster in rasters]
     if not all(found):
         return []
@@ -274,13 +289,19 @@ def read_stack(scene: Scene, window: Window, settings: DownloadArgs) -> tuple[Pi
     return np.concatenate(pixels), np.logical_and.reduce(valid)
 
 
-def chosen_bands(src: DatasetReader, wanted: Sequence[str] | None, where: str) -> list[int]:
+def names_of(src: DatasetReader, names: Sequence[str]) -> list[str]:
+    """A name for each data band: the file's description, else the one of `names`, where there are as many."""
+    told = len(names) == len(data_bands(src)) and own_names(src) is None
+    return list(names) if told else band_names(src)
+
+
+def chosen_bands(src: DatasetReader, wanted: Sequence[str] | None, where: str, names: Sequence[str]) -> list[int]:
     """Numbers (from 1) of the bands that are wanted by name or number; all data bands where none are.
 
     Raises:
         SettingsError: There is no such band.
     """
-    numbers, names = data_bands(src), band_names(src)
+    numbers = data_bands(src)
     if wanted is None:
         return numbers
     found = []
@@ -322,24 +343,53 @@ def target_grid(src: DatasetReader, settings: DownloadArgs, area: Area | None, w
         if area is None and settings.crs is None and settings.scale is None:
             return own
         raise BadInputError(where, "no CRS", "a raster that lies somewhere", "Set its CRS (gdal_edit -a_srs).")
+    check_place(own, where)
     crs = named_crs(settings.crs) if settings.crs else None
     if crs is None and settings.scale is None:
         window = Window(0, 0, own.width, own.height) if area is None else area.window(own)
         return None if window is None else own.window(window)
-    whole = Area(rasterio_box(src))
+    whole = Area(outline_of(own, where))
     place = whole if area is None else area
     if not place.shape.intersects(whole.shape):
         return None
     clipped = Area(place.shape.intersection(whole.shape))
-    crs = crs or (place.utm if own.crs.is_geographic else own.crs)
+    crs = crs or (own.crs if is_true_to_scale(own) else place.utm)
     return clipped.grid(crs, pixel_size(own, crs, settings.scale, place))
 
 
-def rasterio_box(src: DatasetReader) -> Any:
-    """The outline of a raster in degrees, its edges followed closely."""
-    corners = [src.transform @ corner for corner in ((0, 0), (src.width, 0), (src.width, src.height), (0, src.height))]
-    outline = shapely.segmentize(shapely.Polygon(corners), max(src.width, src.height) * abs(src.transform.a) / 32)
-    return moved(outline, src.crs, LONLAT).buffer(0)
+def check_place(own: Grid, where: str) -> None:
+    """Raise where a transform puts pixels nowhere, or so that neighbours fall together.
+
+    Raises:
+        BadInputError: It does.
+    """
+    sides, reach = own.transform[:2] + own.transform[3:5], np.abs(own.bounds).max()
+    close = not np.isfinite(reach) or np.abs(sides).max() < 1e3 * np.spacing(reach)
+    if close or reach > FARTHEST or not own.transform.determinant or not np.isfinite(sides).all():
+        found = f"pixels of {own.transform.a:g} x {own.transform.e:g} at {own.transform.c:g}, {own.transform.f:g}"
+        raise BadInputError(where, found, "a raster that lies somewhere", "Set its place (gdal_edit -a_ullr).")
+
+
+def outline_of(own: Grid, where: str) -> Any:
+    """The outline of a grid in degrees, its edges followed closely.
+
+    Raises:
+        BadInputError: It is not on the globe.
+    """
+    corners = [own.transform @ corner for corner in ((0, 0), (own.width, 0), (own.width, own.height), (0, own.height))]
+    outline = shapely.Polygon(corners)
+    found = moved(shapely.segmentize(outline, outline.length / 64), own.crs, LONLAT)
+    if not np.isfinite(found.bounds).all():
+        raise BadInputError(where, f"bounds {own.bounds} in {own.crs}", "a place on the globe", "Check its CRS.")
+    return found.buffer(0)
+
+
+def is_true_to_scale(own: Grid) -> bool:
+    """Whether a unit of a grid's CRS is its length on the ground, to 2 %; not so in degrees and Web Mercator."""
+    if own.crs is None or own.crs.is_geographic:
+        return False
+    step = max(np.hypot(own.transform.a, own.transform.d), np.hypot(own.transform.b, own.transform.e))
+    return bool(abs(gsd(own) / (step * own.crs.linear_units_factor[1]) - 1) < 0.02)
 
 
 def pixel_size(own: Grid, crs: Any, scale: float | None, place: Area) -> tuple[float, float]:

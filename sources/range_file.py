@@ -14,8 +14,33 @@ from roofkit.errors import BadInputError
 from sources.web import Web, status
 
 BLOCK = 512 * 1024  # bytes of a request
-KEPT = 64  # blocks of a file that stay in memory
+KEPT = 256  # blocks of all files together that stay in memory
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class BlockCache:
+    """The blocks that were read last, of all files: many files are open at once, and memory is one."""
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[tuple[object, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[object, int]) -> bytes | None:
+        """A block, if it is still there."""
+        with self._lock:
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
+            return self._blocks.get(key)
+
+    def put(self, key: tuple[object, int], data: bytes) -> None:
+        """Keep a block, and forget those that were not asked for the longest."""
+        with self._lock:
+            self._blocks[key] = data
+            while len(self._blocks) > KEPT:
+                self._blocks.popitem(last=False)
+
+
+CACHE = BlockCache()
 
 
 class RemoteBytes:
@@ -33,7 +58,7 @@ class RemoteBytes:
     def __init__(self, web: Web, address: str) -> None:
         self.web, self.address = web, address
         self.where = web.safe(address)
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._key = object()  # of this file's blocks in the cache, which thus does not keep this object itself
         self._lock = threading.Lock()
         self._locks: dict[int, threading.Lock] = {}
         self._whole: bytes | None = None
@@ -55,18 +80,15 @@ class RemoteBytes:
         with self._lock:
             own = self._locks.setdefault(number, threading.Lock())
         with own:  # so that no block is fetched by two threads at once
-            with self._lock:
-                if number in self._blocks:
-                    self._blocks.move_to_end(number)
-                    return self._blocks[number]
-            data = self._fetch(number * BLOCK)
-            with self._lock:
-                self._blocks[number] = data
-                while len(self._blocks) > KEPT:
-                    self._blocks.popitem(last=False)
+            data = CACHE.get((self._key, number))
+            if data is None:
+                data = self._fetch(number * BLOCK)
+                CACHE.put((self._key, number), data)
             return data
 
     def _fetch(self, start: int) -> bytes:
+        if self._whole is not None:
+            return self._whole[start : start + BLOCK]
         # identity: a compressed answer would have other offsets
         headers = {"Range": f"bytes={start}-{start + BLOCK - 1}", "Accept-Encoding": "identity"}
         response = self.web.fetch(self.address, headers=headers, accept=(200, 206, 416))
@@ -76,10 +98,12 @@ class RemoteBytes:
         if response.status_code == 200:
             self._same(len(data), response.headers)
             self._whole = data
-            return data
-        if not found or int(found[1]) != start or len(data) != int(found[2]) - start + 1:
+            return data[start : start + BLOCK]
+        last = min(start + BLOCK, int(found[3])) - 1 if found else -1
+        if not found or (int(found[1]), int(found[2]), len(data)) != (start, last, last - start + 1):
             what = response.headers.get("Content-Range", "no range")
-            raise BadInputError(self.where, f"{status(response)} with {what}", f"bytes from {start}", "Ask its owner.")
+            wanted = f"bytes from {start} to {start + BLOCK - 1} or the end"
+            raise BadInputError(self.where, f"{status(response)} with {what}", wanted, "Ask its owner.")
         self._same(int(found[3]), response.headers)
         return data
 

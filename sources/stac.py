@@ -1,8 +1,11 @@
 """The source `stac`: the part inside the area of the rasters that a STAC catalogue knows, found with pystac-client."""
 
+import difflib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -10,11 +13,12 @@ from urllib.parse import quote, urljoin, urlsplit
 import pystac
 import requests
 from pystac.stac_io import DefaultStacIO
-from pystac_client import Client
+from pystac_client import Client, ConformanceClasses
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from rasterio.windows import Window
 from shapely import make_valid
+from shapely.errors import ShapelyError
 from shapely.geometry import box, shape
 
 from roofkit.cli import say
@@ -22,9 +26,22 @@ from roofkit.errors import BadInputError, MissingInputError, RoofError, Settings
 from roofkit.raster import Pixels, Valid
 from sources.cog import Raster, distinct, expanded, plain_name, raster_at, read_stack, stack_scenes
 from sources.scenes import Scene, Source
-from sources.web import Web
+from sources.web import Web, WebError
 
+MOST_ITEMS = 2000  # of an API's answer
 MOST_DOCUMENTS = 2000  # of a static catalogue, read in search of items
+MALFORMED = (
+    APIError,
+    pystac.STACError,
+    pystac.STACTypeError,
+    ShapelyError,
+    RecursionError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+)  # what documents that are no proper STAC raise in pystac and here
 SIGN = "https://planetarycomputer.microsoft.com/api/sas/v1/sign?href="
 
 
@@ -133,7 +150,10 @@ class Stac(Source):
         for item in items:
             rasters = [self._raster(item, name, address, preset) for name in assets_of(item, wanted)]
             stem = distinct(plain_name(item.id), taken)
-            scenes += stack_scenes(rasters, stem, self.settings, area)
+            found_scenes = stack_scenes(rasters, stem, self.settings, area)
+            if not found_scenes:
+                say(f"{item.id}: no pixel of it is inside the area; left out")
+            scenes += found_scenes
         if not scenes:
             found = f"{len(items)} items, none with a pixel inside the area"
             raise MissingInputError(self.web.safe(address), found, "imagery of the area", "Change area or dates.")
@@ -171,16 +191,19 @@ class Stac(Source):
         collection = self.settings.collection or (preset.collection if preset else None)
         try:
             root = json.loads(reader.read("GET", address))
-            if root.get("conformsTo"):
-                found = list(self._searched(Client.open(address, stac_io=ApiIO(reader)), collection))
+            if is_searchable(root):
+                found = self._searched(Client.open(address, stac_io=ApiIO(reader)), collection)
+                if collection and not found:
+                    check_collection(root, address, collection, reader)
             else:
-                found = list(self._walked(pystac.Catalog.from_file(address, CatalogueIO(reader)), collection))
-        except (APIError, pystac.STACError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, RoofError):
-                raise
+                found = list(self._walked(pystac.read_file(address, CatalogueIO(reader)), collection))
+            items = [item for item in found if self._fits(item)]
+        except MALFORMED as error:
+            for own in (error, error.__cause__, error.__context__):  # pystac wraps what its reader raises
+                if isinstance(own, RoofError):
+                    raise own from None
             found_text = f"no STAC catalogue ({self.web.safe(error) or type(error).__name__})"
             raise BadInputError(where, found_text, "an API or catalogue", "Check the address.") from None
-        items = [item for item in found if self._fits(item)]
         items.sort(key=lambda item: (str(item.datetime or item.properties.get("start_datetime") or ""), item.id))
         if not items:
             dates = f"{self.settings.start or 'any day'} to {self.settings.end or 'now'}"
@@ -192,34 +215,32 @@ class Stac(Source):
             say(f"{len(chosen)} of {len(items)} items are used, the newest; download_args.items allows more")
         return chosen
 
-    def _searched(self, client: Client, collection: str | None) -> Iterator[pystac.Item]:
+    def _searched(self, client: Client, collection: str | None) -> list[pystac.Item]:
         """Items that an API finds; clouds are looked at here, since not every API can."""
         start, end = self.settings.start, self.settings.end
         search = client.search(
             bbox=list(self.needed_area().bounds), collections=[collection] if collection else None,
-            datetime=f"{start or '..'}/{end or '..'}" if start or end else None, limit=100,
-            max_items=MOST_DOCUMENTS, sortby=None,
+            datetime=f"{start or '..'}/{end or '..'}" if start or end else None, limit=100, max_items=MOST_ITEMS,
+            sortby="-properties.datetime" if client.conforms_to(ConformanceClasses.SORT) else None,
         )  # fmt: skip
-        return iter(search.items())
+        found = list(search.items())
+        if len(found) == MOST_ITEMS:
+            say(f"more than {MOST_ITEMS} items are in the area and only so many were looked at: narrow the dates")
+        return found
 
-    def _walked(self, client: pystac.Catalog, collection: str | None) -> Iterator[pystac.Item]:
+    def _walked(self, root: Any, collection: str | None) -> Iterator[pystac.Item]:
         """Items of a static catalogue, but for collections that lie elsewhere."""
-        start: Any = client
-        if collection is not None and collection != client.id:
-            start = client.get_child(collection, recursive=True)
-        if start is None:
-            have = ", ".join(sorted(child.id for child in client.get_children())[:20])
-            raise SettingsError("download_args.collection", repr(collection), f"one of {have}", "Correct it.")
-        yield from self._below(start)
-
-    def _below(self, catalog: Any) -> Iterator[pystac.Item]:
-        extent = getattr(catalog, "extent", None)
-        area = box(*self.needed_area().bounds)
-        if extent is not None and not any(box(*flat(bounds)).intersects(area) for bounds in extent.spatial.bboxes):
+        if isinstance(root, pystac.Item):
+            yield root
             return
-        yield from (item for item in catalog.get_items() if item is not None)
-        for child in catalog.get_children():
-            yield from self._below(child)
+        start = root if collection is None else child_of(root, collection)
+        for catalog in below(start, self._reaches):
+            yield from (item for item in catalog.get_items() if item is not None)
+
+    def _reaches(self, catalog: pystac.Catalog) -> bool:
+        """Whether a catalogue can hold items of the area; only collections say where they are."""
+        extent, area = getattr(catalog, "extent", None), box(*self.needed_area().bounds)
+        return extent is None or any(box(*flat(bounds)).intersects(area) for bounds in extent.spatial.bboxes)
 
     def _fits(self, item: pystac.Item) -> bool:
         """Whether an item lies in the area, between the dates, below the cloud limit."""
@@ -248,9 +269,85 @@ class Stac(Source):
         if "://" not in href and not Path(href).resolve().is_relative_to(Path(catalogue).parent):
             raise BadInputError(href, "outside of its catalogue's folder", "a file in it", "Move it there.")
         if preset and preset.signed and urlsplit(href).scheme == "https":
-            href = str(self.web.fetch(SIGN + quote(href, safe="")).json()["href"])
-            self.web.hide(urlsplit(href).query)
-        return raster_at(href.replace("${", "$ {"), self.web, Path("/"), given=False, stem=name)
+            href = self._signed(href)
+        found_raster = raster_at(href.replace("${", "$ {"), self.web, Path("/"), given=False, stem=name)
+        return replace(found_raster, names=names_in(item.assets[name], name))
+
+    def _signed(self, href: str) -> str:
+        response = self.web.fetch(SIGN + quote(href, safe=""))
+        try:
+            signed = str(response.json()["href"])
+        except (ValueError, KeyError, TypeError):
+            where = self.web.safe(SIGN)
+            raise BadInputError(where, "no signature in its answer", "one", "Try again later.") from None
+        self.web.hide(urlsplit(signed).query)
+        return signed
+
+
+def is_searchable(root: Any) -> bool:
+    """Whether a document is the landing page of an API that finds items."""
+    classes = root.get("conformsTo") or ()
+    return any(re.match(ConformanceClasses.ITEM_SEARCH.pattern, str(name)) for name in classes)
+
+
+def below(root: Any, wanted: Callable[[Any], bool]) -> Iterator[Any]:
+    """A catalogue and those below it, level by level, each once; not those unwanted and what is below them."""
+    families: deque[Iterable[Any]] = deque([[root]])
+    seen = set()  # a catalogue may lead back to itself
+    while families:
+        for catalog in families.popleft():
+            name = catalog.get_self_href() or id(catalog)
+            if name not in seen and wanted(catalog):
+                seen.add(name)
+                yield catalog
+                families.append(catalog.get_children())  # documents are read when it is their turn
+
+
+def child_of(root: Any, collection: str) -> Any:
+    """The catalogue or collection of that name.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    names = []
+    for catalog in below(root, lambda catalog: True):
+        if catalog.id == collection:
+            return catalog
+        names.append(str(catalog.id))
+    raise unknown_collection(collection, names[1:] or names)
+
+
+def check_collection(root: Any, address: str, collection: str, reader: Reader) -> None:
+    """Raise where an API says that it has no such collection; not all of them tell all that they have.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    links = [link["href"] for link in root.get("links", ()) if link.get("rel") == "data"]
+    if not links:
+        return
+    try:
+        page = json.loads(reader.read("GET", urljoin(address, links[0]), params={"limit": 1000}))
+    except WebError:
+        return
+    names = [str(found["id"]) for found in page.get("collections", ())]
+    more = any(link.get("rel") == "next" for link in page.get("links") or ())
+    if names and not more and collection not in names:
+        raise unknown_collection(collection, names)
+
+
+def unknown_collection(name: str, names: list[str]) -> SettingsError:
+    """The error for a collection that is not there; of many others, those most like it are named."""
+    like = difflib.get_close_matches(name, names, 5, 0.4)
+    shown = ", ".join((like + [other for other in sorted(names) if other not in like])[:20])
+    return SettingsError("download_args.collection", repr(name), f"one of {shown}", "Correct it.")
+
+
+def names_in(asset: pystac.Asset, name: str) -> tuple[str, ...]:
+    """Names of an asset's bands, as its item says; of a single band that of the asset."""
+    bands = asset.extra_fields.get("bands") or asset.extra_fields.get("eo:bands") or ()
+    names = [str(band.get("name") or "") if isinstance(band, dict) else "" for band in bands]
+    return tuple(names) if len(names) > 1 and all(names) and len(set(names)) == len(names) else (name,)
 
 
 def assets_of(item: pystac.Item, wanted: tuple[str, ...] | None) -> list[str]:
@@ -288,5 +385,6 @@ def flat(bounds: Any) -> list[float]:
 def licence_line(items: list[pystac.Item]) -> str:
     """The licences that items name, as a line for the user."""
     found = {str(item.properties["license"]) for item in items if item.properties.get("license")}
-    found |= {str(p["name"]) for item in items for p in item.properties.get("providers", ()) if p.get("name")}
+    providers = [p for item in items for p in item.properties.get("providers") or () if isinstance(p, dict)]
+    found |= {str(provider["name"]) for provider in providers if provider.get("name")}
     return f"licence and providers of this imagery: {', '.join(sorted(found))}" if found else ""

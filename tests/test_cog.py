@@ -248,3 +248,78 @@ def test_a_file_that_lies_nowhere(make_raster, line, tmp_path, capsys):
         np.testing.assert_array_equal(dst.read(), array)
     assert main([*line("photo.tif"), "--overwrite"]) == 1
     assert "photo.tif: no CRS" in capsys.readouterr().err
+
+
+def test_a_server_that_forgets_about_ranges_half_way(scene, line, tmp_path):
+    data, count = scene.read_bytes(), [0]
+
+    def forgetful(handler):
+        count[0] += 1
+        first, last = handler.range(len(data))
+        headers = {"ETag": "1"} | ({"Content-Range": f"bytes {first}-{last}/{len(data)}"} if count[0] < 3 else {})
+        handler.answer(206 if count[0] < 3 else 200, data[first : last + 1] if count[0] < 3 else data, headers=headers)
+
+    with web_server(routes={"/scene.tif": forgetful}) as server:
+        assert main(line(f"{server.url}/scene.tif")) == 0
+    check_exact(scene, tmp_path / "data")
+
+
+@pytest.mark.parametrize(("crs", "scale", "expected"), [("EPSG:3857", 1.0, 32633), ("EPSG:32644", 1.0, 32644)])
+def test_a_scale_is_metres_of_ground(crs, scale, expected, make_raster, line, tmp_path):
+    at = rasterio.Affine(0.5, 0, 1_700_000, 0, -0.5, 8_400_000 if crs == "EPSG:3857" else 2_960_000)
+    at = at if crs == "EPSG:3857" else rasterio.Affine(0.5, 0, 735_000, 0, -0.5, 2_960_000)
+    make_raster(np.full((3, 120, 130), 9, np.uint8), "there.tif", crs=crs, transform=at)
+    assert main(line("there.tif", bbox=None, scale=scale)) == 0
+    with rasterio.open(tmp_path / "data/scenes/there.tif") as dst:
+        assert (dst.crs.to_epsg(), dst.res) == (expected, (scale, scale))
+
+
+@pytest.mark.parametrize("values", [{}, {"scale": 1.0}, {"bbox": [77.3, 26.7, 77.4, 26.8]}])
+@pytest.mark.parametrize("transform", [
+    (0, 0, 735000, 0, 0, 2960000), (0.5, 0.5, 735000, -0.5, -0.5, 2960000), (0.5, 0, 1e30, 0, -0.5, 1e30),
+    (1e300, 0, 0, 0, -1e300, 0), (1e-12, 0, 735000, 0, -1e-12, 2960000),
+])  # fmt: skip
+def test_pixels_that_lie_nowhere(transform, values, make_raster, line, capsys):
+    make_raster(np.ones((1, 20, 20), np.uint8), "odd.tif", transform=rasterio.Affine(*transform))
+    assert main(line("odd.tif", **{"bbox": None} | values)) == 1
+    assert "odd.tif: pixels of" in capsys.readouterr().err
+
+
+def test_more_pixels_than_can_be_meant(scene, line, capsys):
+    assert main(line("source/scene.tif", scale=1e-5)) == 1
+    assert "expected at most 100,000,000,000" in capsys.readouterr().err
+
+
+def test_a_secret_in_a_file_name_names_no_scene(scene, line, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MAP_KEY", f"{TOKEN} ü")
+    with web_server() as server:
+        server.routes[f"/{TOKEN}%20%C3%BC.tif"] = lambda handler: server_file(handler, scene.read_bytes())
+        assert main([*line(f"{server.url}/${{MAP_KEY}}.tif")]) == 0
+        server.faults = [404] * 9
+        assert main([*line(f"{server.url}/${{MAP_KEY}}.tif"), "--overwrite"]) == 1
+    assert TOKEN not in "".join(capsys.readouterr())
+    for path in (p for p in (tmp_path / "data").rglob("*") if p.is_file()):
+        assert TOKEN not in path.name
+        assert TOKEN.encode() not in path.read_bytes()
+
+
+def server_file(handler, data):
+    first, last = handler.range(len(data))
+    handler.answer(206, data[first : last + 1], headers={"Content-Range": f"bytes {first}-{last}/{len(data)}"})
+
+
+def test_a_file_beside_it_that_changes_is_heeded(make_raster, line, tmp_path, capsys):
+    array = np.arange(1, 1 + 40 * 30).reshape(1, 40, 30).astype(np.uint16)
+    path = make_raster(array, "photo.tif")
+    assert main(line("photo.tif", bbox=None)) == 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path) as src:
+        mask = np.where(array[0] > 50, 255, 0).astype(np.uint8)
+        profile = {"crs": src.crs, "transform": src.transform, "count": 1, "height": 40, "width": 30, "dtype": "uint8"}
+        with rasterio.open(f"{path}.msk", "w", driver="GTiff", **profile) as dst:
+            dst.write(mask, 1)
+            dst.update_tags(INTERNAL_MASK_FLAGS_1=2)
+    assert main(line("photo.tif", bbox=None)) == 1  # it is not the same any more, and what was fetched is protected
+    assert "with other settings" in capsys.readouterr().err
+    assert main([*line("photo.tif", bbox=None), "--overwrite"]) == 0
+    with rasterio.open(tmp_path / "data/scenes/photo.tif") as dst:
+        np.testing.assert_array_equal(dst.dataset_mask(), mask)

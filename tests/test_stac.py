@@ -230,3 +230,98 @@ def test_every_problem_is_one_line(address, values, words, bands, line, tmp_path
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert words in err
+
+
+def changed(bands, change, **options):
+    """An API whose items are changed."""
+    api = Api(bands, count=1)
+
+    def search(handler):
+        found = item("scene0", bands, f"{handler.server.url}/files/")
+        change(found)
+        api.json(handler, {"type": "FeatureCollection", "features": [found], "links": []})
+
+    return web_server(api.files, routes=api.routes() | {"/stac/search": search}, **options)
+
+
+def test_a_collection_that_an_api_does_not_have(bands, line, capsys):
+    def none(handler):
+        Api.json(handler, {"type": "FeatureCollection", "features": [], "links": []})
+
+    def collections(handler):
+        Api.json(handler, {"collections": [{"id": "town"}, {"id": "tower"}], "links": []})
+
+    with served(bands) as server:
+        server.routes |= {"/stac/search": none, "/stac/collections": collections}
+        assert main(line(f"{server.url}/stac", collection="twon")) == 1
+        assert "'twon'; expected one of town, tower" in capsys.readouterr().err
+        assert main(line(f"{server.url}/stac")) == 1
+        assert "no item of town in the area" in capsys.readouterr().err
+
+
+def test_an_api_that_cannot_search_is_walked(bands, line, tmp_path):
+    catalogue(tmp_path / "cat", bands)
+    root = json.loads((tmp_path / "cat/catalog.json").read_text())
+    root["conformsTo"] = ["https://api.stacspec.org/v1.0.0/core"]
+    (tmp_path / "cat/catalog.json").write_text(json.dumps(root))
+    assert main(line("cat/catalog.json")) == 0
+    check_exact(bands["red"], tmp_path / "data")
+
+
+@pytest.mark.parametrize("start", ["catalog.json", "town.json", "item.json"])
+@pytest.mark.parametrize("collection", ["town", None])
+def test_a_catalogue_that_leads_back_to_itself(start, collection, bands, line, tmp_path):
+    catalogue(tmp_path / "cat", bands)
+    town = json.loads((tmp_path / "cat/town.json").read_text())
+    town["links"].append({"rel": "child", "href": "./catalog.json"})
+    (tmp_path / "cat/town.json").write_text(json.dumps(town))
+    assert main(line(f"cat/{start}", collection=collection)) == 0
+    check_exact(bands["red"], tmp_path / "data")
+
+
+def test_a_document_that_is_refused_says_so(bands, line, tmp_path, capsys):
+    catalogue(tmp_path / "cat", bands)
+    files = {f"/{path.name}": path.read_bytes() for path in (tmp_path / "cat").glob("*.json")}
+    with web_server(files, faults=[None, None, 403, 403, 403]) as server:
+        assert main(line(f"{server.url}/catalog.json")) == 1
+        assert len(server.paths) == 3
+    assert "403 Forbidden" in capsys.readouterr().err
+
+
+def test_names_of_bands(bands, make_raster, line, tmp_path):
+    pixels = np.random.default_rng(6).integers(1, 9, (3, 80, 70)).astype(np.uint8)
+    bands["red"] = make_raster(pixels, "all.tif")
+    for key in ("bands", "eo:bands"):
+        with changed(bands, lambda i: i["assets"]["red"].update({key: [{"name": n} for n in "RGN"]})) as server:  # noqa: B023
+            assert main([*line(f"{server.url}/stac", bands=["N", "R"]), "--overwrite"]) == 0
+        with rasterio.open(tmp_path / "data/scenes/scene0.tif") as dst:
+            assert dst.descriptions == ("N", "R")
+    with rasterio.open(bands["green"]) as src, served({"red": bands["green"]}) as server:
+        assert main([*line(f"{server.url}/stac", bbox=bbox_of(src.name)), "--overwrite"]) == 0
+    with rasterio.open(tmp_path / "data/scenes/scene2.tif") as dst:
+        assert dst.descriptions == ("red",)
+
+
+def test_bands_do_not_choose_among_assets(bands, line, capsys):
+    with served(bands) as server:
+        assert main(line(f"{server.url}/stac", assets=["red", "green"], bands=["1"])) == 1
+    assert "download_args.bands: 1; expected null" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [
+    {"geometry": {"type": "Nonsense"}}, {"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}},
+    {"properties": {"datetime": "soon"}}, {"properties": {"datetime": None}}, {"properties": []}, {"links": None},
+    {"properties": {"datetime": "2024-03-05T10:00:00Z", "eo:cloud_cover": "much"}}, {"id": 5},
+])  # fmt: skip
+def test_malformed_items_are_one_line(wrong, bands, line, capsys):
+    with changed(bands, lambda found: found.update(wrong)) as server:
+        assert main(line(f"{server.url}/stac", cloud=50.0)) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert "no STAC catalogue" in err
+
+
+def test_malformed_providers_are_not_shown(bands, line, capsys):
+    with changed(bands, lambda found: found["properties"].update(providers="x")) as server:
+        assert main(line(f"{server.url}/stac")) == 0
+    assert "CC-BY-4.0" in capsys.readouterr().err
