@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from roofkit.artifacts import Outputs, fingerprint
+from roofkit.artifacts import Outputs, digests, fingerprint
 from roofkit.cli import Run, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.paths import Paths
@@ -327,10 +327,21 @@ def label_plan(source: "Source", settings: DownloadArgs) -> LabelPlan | None:
             return None
         return LabelPlan(source.name, fingerprint("labels", source.name, request), lambda: _some(source.labels()))
     area = source.needed_area()
-    decisive = {key: getattr(settings, key) for key in ("overpass_url", "labels_file", "confidence", "project")}
-    key = fingerprint("labels", settings.labels, area.shape.wkt, decisive)
+    key = fingerprint("labels", settings.labels, area.shape.wkt, decisive_for(settings, source.folder))
     fetch = label_source(settings.labels)
     return LabelPlan(settings.labels, key, lambda: fetch(settings, area, source.web, source.folder))
+
+
+def decisive_for(settings: DownloadArgs, folder: Path) -> list[Any]:
+    """What decides labels beside the area: where they come from, and the bytes of a file of the user's."""
+    if settings.labels == "osm":
+        return [settings.overpass_url]
+    if settings.labels == "open-buildings":
+        return [settings.confidence]
+    name = settings.labels_file or ""
+    path = folder / name
+    parts = path.parent.glob(f"{path.stem}.*") if path.suffix.lower() == ".shp" else [path]
+    return [name, *digests(sorted(part for part in parts if part.is_file()))] if "://" not in name else [name]
 
 
 def _some(roofs: "gpd.GeoDataFrame | None") -> "gpd.GeoDataFrame":

@@ -6,7 +6,7 @@ By default a scene has the raster's own grid and its very pixels; with another C
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -220,6 +220,9 @@ def _extent(raster: Raster) -> str:
 
 def _scenes(raster: Raster, stem: str, settings: DownloadArgs, area: Area | None) -> list[Scene]:
     with raster.open() as src:
+        if ColorInterp.palette in src.colorinterp:
+            advice = "Expand it (gdal_translate -expand rgb)."
+            raise BadInputError(raster.where, "colours by a palette", "bands of values", advice)
         all_names = names_of(src, raster.names)
         bands = chosen_bands(src, settings.bands, raster.where, all_names)
         dtype = scene_dtype(src, settings.dtype, raster.where)
@@ -229,7 +232,7 @@ def _scenes(raster: Raster, stem: str, settings: DownloadArgs, area: Area | None
         if grid is None:
             return []
         warped = not _on_grid(grid_of(src), grid)
-        nodata = own_nodata(src, dtype, warped)
+        nodata = own_nodata(src, dtype)
         beside = [] if raster.path is None else digests(Path(name) for name in sorted(src.files[1:]))
     request: dict[str, Any] = {"version": raster.version, "bands": bands}
     request |= {"beside": beside} if beside else {}  # files that say where it lies or what is valid
@@ -379,6 +382,10 @@ def outline_of(own: Grid, where: str) -> Any:
     corners = [own.transform @ corner for corner in ((0, 0), (own.width, 0), (own.width, own.height), (0, own.height))]
     outline = shapely.Polygon(corners)
     found = moved(shapely.segmentize(outline, outline.length / 64), own.crs, LONLAT)
+    longitudes = shapely.get_coordinates(found)[:, 0]
+    if np.abs(np.diff(longitudes)).max() > 180 or np.abs(longitudes).max() > 180.001:
+        advice = "Leave crs and scale null, or cut the raster in two there (gdal_translate)."
+        raise BadInputError(where, "a raster across 180 degrees", "one on either side, to change its grid", advice)
     if not np.isfinite(found.bounds).all():
         raise BadInputError(where, f"bounds {own.bounds} in {own.crs}", "a place on the globe", "Check its CRS.")
     return found.buffer(0)
@@ -397,6 +404,8 @@ def pixel_size(own: Grid, crs: Any, scale: float | None, place: Area) -> tuple[f
     if scale is not None:
         size = scale / 111_319.49 if crs.is_geographic else scale / float(crs.linear_units_factor[1])
         return size, size
+    if own.transform.b or own.transform.d:  # of a turned raster that would take the box around it
+        return pixel_size(own, crs, gsd(own), place)
     found, _, _ = rasterio.warp.calculate_default_transform(own.crs, crs, own.width, own.height, *own.bounds)
     return abs(found.a), abs(found.e)
 
@@ -412,10 +421,9 @@ def _on_grid(own: Grid, grid: Grid) -> bool:
     return own.window(Window(*corner, grid.width, grid.height)).matches(grid)
 
 
-def own_nodata(src: DatasetReader, dtype: str, warped: bool) -> float | None:
+def own_nodata(src: DatasetReader, dtype: str) -> float | None:
     """The nodata value to keep: the raster's, where that alone says what is invalid and the dtype holds it."""
-    flags = [set(f) for f in src.mask_flag_enums]
-    if warped or src.nodata is None or np.isnan(src.nodata) or any(f != {MaskFlags.nodata} for f in flags):
+    if not is_nodata_alone(src) or np.isnan(src.nodata):
         return None
     fits = float(np.array(src.nodata).astype(dtype)) == float(src.nodata) if abs(src.nodata) < 1e30 else False
     return float(src.nodata) if fits else None
@@ -431,6 +439,8 @@ def read_scene(scene: Scene, window: Window, settings: DownloadArgs) -> tuple[Pi
     with raster.open() as src:
         grid = scene.grid.window(window)
         pixels, valid = _warped(src, bands, grid, settings) if warped else _plain(src, bands, grid)
+        if scene.nodata is None and src.nodata is not None:  # the mask counts a pixel that any band has measured
+            valid = valid & (pixels != src.nodata).all(axis=0)
     valid = finite(pixels, valid)
     return cast(np.where(valid, pixels, pixels.dtype.type(0)), valid, scene), valid
 
@@ -442,11 +452,21 @@ def _plain(src: DatasetReader, bands: list[int], grid: Grid) -> tuple[Pixels, Va
 
 
 def _warped(src: DatasetReader, bands: list[int], grid: Grid, settings: DownloadArgs) -> tuple[Pixels, Valid]:
-    alpha = ColorInterp.alpha in src.colorinterp
-    options: Mapping[str, Any] = dict(
+    """A window of another grid; what is invalid is never mixed into its neighbours."""
+    options: dict[str, Any] = dict(
         crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
-        resampling=Resampling[settings.resampling], add_alpha=not alpha,
+        resampling=Resampling[settings.resampling],
     )  # fmt: skip
-    with WarpedVRT(src, **options) as vrt:
-        shown = vrt.colorinterp.index(ColorInterp.alpha) + 1
-        return vrt.read(bands), vrt.read(shown) > 0
+    if is_nodata_alone(src):
+        # Each band by itself: by default GDAL interpolates nodata of a band where another band is valid.
+        with WarpedVRT(src, UNIFIED_SRC_NODATA="NO", **options) as vrt:
+            pixels = vrt.read(bands)
+        measured = ~np.isnan(pixels) if np.isnan(src.nodata) else pixels != src.nodata
+        return pixels, measured.any(axis=0)
+    with WarpedVRT(src, add_alpha=ColorInterp.alpha not in src.colorinterp, **options) as vrt:
+        return vrt.read(bands), vrt.read(vrt.colorinterp.index(ColorInterp.alpha) + 1) > 0
+
+
+def is_nodata_alone(src: DatasetReader) -> bool:
+    """Whether nodata, and no mask or alpha band, says what is invalid."""
+    return src.nodata is not None and all(set(flags) == {MaskFlags.nodata} for flags in src.mask_flag_enums)

@@ -18,7 +18,6 @@ import google.oauth2.credentials
 import google.oauth2.service_account
 import googleapiclient.errors
 import httplib2
-import requests
 
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.settings import DownloadArgs
@@ -54,8 +53,7 @@ class Transport:
         for key, value in headers.items():
             if key.lower() == "authorization":
                 self.web.hide(_text(value).split()[-1])
-        request = requests.Request(method, uri, data=body, headers=headers)
-        response = self.web.send(self.web.prepare_request(request))
+        response = self.web.send(self.web.prepared(method, uri, data=body, headers=headers))
         if response.status_code == 401 and uri in self.refused:
             raise WebError(self.web.safe(uri), "401: credentials are refused", "valid ones", STEPS)
         (self.refused.add if response.status_code == 401 else self.refused.discard)(uri)

@@ -27,6 +27,9 @@ MATERIAL = "roof:material"
 OWN_NAMES = ("element", "geometry", "id")  # OSMnx puts these beside the tags: a tag of that name would replace them
 
 
+NO_BUILDING = ("no", "demolished", "razed")  # values of the tag that say there is none
+
+
 class PassingError(Exception):
     """An answer that may be another one the next time."""
 
@@ -49,6 +52,8 @@ def osm_buildings(settings: DownloadArgs, area: Area, web: Web, folder: Path) ->
             found = _asked(settings, area, web, url)
     except osmnx._errors.InsufficientResponseError:
         found = gpd.GeoDataFrame()
+    if "building" in found:
+        found = found[~found["building"].isin(NO_BUILDING)]
     found = found[~found.index.duplicated()]  # large areas are asked for in parts, and a building may touch two
     shapes = found.geometry if len(found) else ()
     keep = [shape is not None and shape.geom_type in ("Polygon", "MultiPolygon") for shape in shapes]
@@ -164,7 +169,10 @@ def rename_tags(elements: list[Any]) -> bool:
     for element in elements:
         tags = element.get("tags", {}) if isinstance(element, dict) else {}
         for name in tags.keys() & OWN_NAMES:
-            tags[f"tag:{name}"] = tags.pop(name)
+            other = f"tag:{name}"
+            while other in tags:
+                other += "_"
+            tags[other] = tags.pop(name)
             renamed = True
     return renamed
 

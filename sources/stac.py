@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import pystac
-import requests
 from pystac.stac_io import DefaultStacIO
 from pystac_client import Client, ConformanceClasses
 from pystac_client.exceptions import APIError
@@ -94,8 +93,7 @@ class Reader:
             raise MissingInputError("catalogue", found, "items that are found sooner", advice)
         if "://" not in href:
             return self._own_file(href)
-        request = self.web.prepare_request(requests.Request(method, href, headers=headers, **body))
-        response = self.web.send(request)
+        response = self.web.send(self.web.prepared(method, href, headers=headers, **body))
         if not 200 <= response.status_code < 300:
             raise self.web.refused(response)
         return str(response.content.decode("utf-8"))
@@ -148,7 +146,7 @@ class Stac(Source):
         scenes: list[Scene] = []
         taken: set[str] = set()
         for item in items:
-            rasters = [self._raster(item, name, address, preset) for name in assets_of(item, wanted)]
+            rasters = [self._asset(item, name, address, preset) for name in assets_of(item, wanted)]
             stem = distinct(plain_name(item.id), taken)
             found_scenes = stack_scenes(rasters, stem, self.settings, area)
             if not found_scenes:
@@ -254,6 +252,17 @@ class Stac(Source):
             return False
         cloud = item.properties.get("eo:cloud_cover")
         return limit is None or cloud is None or float(cloud) <= limit
+
+    def _asset(self, item: pystac.Item, name: str, catalogue: str, preset: Preset | None) -> Raster:
+        try:
+            return self._raster(item, name, catalogue, preset)
+        except ValueError as error:
+            if isinstance(error, RoofError):
+                raise
+            href = self.web.safe(item.assets[name].href)[:200]
+            raise BadInputError(
+                href, f"not an address ({item.id}, {name})", "one", "Tell the catalogue's owner."
+            ) from None
 
     def _raster(self, item: pystac.Item, name: str, catalogue: str, preset: Preset | None) -> Raster:
         href = item.assets[name].get_absolute_href() or item.assets[name].href

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -28,10 +28,12 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 HOPS = 5
 PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the first retry, doubled for each further one; and at most
+VALUE = 8  # letters of a value in a query from which on it may be a credential
 LIMIT = 512 * 2**20  # bytes of one answer
 FAULTS = (requests.exceptions.RequestException, HTTPError, OSError)
 SECRET = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+")
 QUERY = re.compile(r"(https?://)(?:[^\s/@'\"]+@)?([^\s?#'\"]+)[?#][^\s'\"]*")
+RELATIVE = re.compile(r"(\burl: /[^\s?'\"]*)\?[^\s'\")]*")  # as connection errors name what was asked for
 USER = re.compile(r"(https?://)[^\s/@'\"]+@")
 
 
@@ -75,12 +77,30 @@ class Web(requests.Session):
     def give(self, *addresses: str) -> None:
         """Allow addresses that the user named: these hosts at these ports."""
         for address in addresses:
-            if urlsplit(address).hostname:
-                self._given.add(_host(address))
+            self._hide_parts(address, values=True)
+            self._given.add(self._place(address))
 
     def give_near(self, address: str) -> None:
         """Allow that host at every port too: of a catalogue, whose assets another server beside it may hold."""
-        self._near.add(_host(address)[0])
+        self._near.add(self._place(address)[0])
+
+    def _place(self, address: str) -> tuple[str, int]:
+        """Host and port of an address.
+
+        Raises:
+            WebError: It has none.
+        """
+        try:
+            return _host(address)
+        except ValueError:
+            raise WebError(self.safe(address), "not an address", "http(s)://host/…", "Check the address.") from None
+
+    def _hide_parts(self, address: str, *, values: bool = False) -> None:
+        """Hide what credentials an address may hold: password, query and, of the user's own, longer values in it."""
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(address)
+            longer = [value for _, value in parse_qsl(parts.query) if len(value) >= VALUE] if values else []
+            self.hide(parts.query, parts.password, *longer)
 
     def hide(self, *secrets: str | None) -> None:
         """Never show these texts in an error."""
@@ -94,13 +114,11 @@ class Web(requests.Session):
         Raises:
             WebError: It is no http address, or lies in a private network that the user did not name.
         """
+        self._hide_parts(address)
         where = self.safe(address)
-        if urlsplit(address).scheme not in ("http", "https"):
+        if not address.lower().startswith(("http://", "https://")):
             raise WebError(where, "no http or https address", "one", "Check the address.")
-        try:
-            host, port = _host(address)
-        except ValueError:
-            raise WebError(where, "not an address", "http(s)://host/…", "Check the address.") from None
+        host, port = self._place(address)
         if (host, port) in self._given or (host in self._near and not redirected):
             return
         proxied = bool(self.environment(address).get("proxies", {}).get(urlsplit(address).scheme))
@@ -116,7 +134,7 @@ class Web(requests.Session):
         shown = " ".join(str(text).split())
         for secret in sorted(self._secrets, key=len, reverse=True):
             shown = shown.replace(secret, "***")
-        shown = SECRET.sub(r"\1 ***", USER.sub(r"\1", QUERY.sub(r"\1\2", shown)))
+        shown = SECRET.sub(r"\1 ***", USER.sub(r"\1", RELATIVE.sub(r"\1", QUERY.sub(r"\1\2", shown))))
         return shown if len(shown) <= 400 else shown[:400] + "…"
 
     def environment(self, address: str) -> dict[str, Any]:
@@ -156,6 +174,8 @@ class Web(requests.Session):
         except RoofError:
             raise
         except requests.exceptions.SSLError as error:
+            if not re.search("certificate|hostname", str(error), re.IGNORECASE):
+                return None, error  # it broke off: that may pass
             advice = "Set REQUESTS_CA_BUNDLE to your certificates where a proxy has its own."
             where = self.safe(request.url)
             raise WebError(where, f"its certificate is not trusted ({self.safe(error)})", "one", advice) from None
@@ -173,11 +193,29 @@ class Web(requests.Session):
                 return response
             if request.method not in ("GET", "HEAD"):
                 break
-            request = request.copy()
-            request.url = urljoin(str(response.url), target)
-            self.rebuild_auth(request, response)
+            request = self._hop(request, response, target)
         found = f"redirected ({request.method}, {HOPS} times at most)"
         raise WebError(self.safe(request.url), found, "an answer", "Give the address that it leads to.")
+
+    def _hop(
+        self, request: requests.PreparedRequest, response: requests.Response, target: str
+    ) -> requests.PreparedRequest:
+        """The request that a redirect leads to; neither credentials nor cookies go along to another host."""
+        request = request.copy()
+        try:
+            request.url = urljoin(str(response.url), target)
+        except ValueError:
+            found = f"a redirect to {self.safe(target)[:100]}"
+            raise WebError(self.safe(request.url), found, "one to an address", "Check the address.") from None
+        self._hide_parts(request.url)
+        self._place(request.url)
+        request.headers.pop("Cookie", None)
+        self.rebuild_auth(request, response)
+        return request
+
+    def resolve_redirects(self, *args: Any, **kwargs: Any) -> Any:
+        """Nothing: requests would read the body of a redirect here, however long; `_followed` goes by its address."""
+        return iter(())
 
     def _once(self, request: requests.PreparedRequest, started: float, options: Mapping[str, Any]) -> requests.Response:
         if self.stopped.is_set():
@@ -230,11 +268,22 @@ class Web(requests.Session):
         Raises:
             WebError: Another status, or as for `send`.
         """
-        request = self.prepare_request(requests.Request("GET", address, headers=dict(headers or {})))
-        response = self.send(request)
+        response = self.send(self.prepared("GET", address, headers=dict(headers or {})))
         if response.status_code not in accept:
             raise self.refused(response)
         return response
+
+    def prepared(self, method: str, address: str, **options: Any) -> requests.PreparedRequest:
+        """A request, with what the session adds to it.
+
+        Raises:
+            WebError: The address is none.
+        """
+        self._place(address)
+        try:
+            return self.prepare_request(requests.Request(method, address, **options))
+        except ValueError:
+            raise WebError(self.safe(address), "not an address", "http(s)://host/…", "Check the address.") from None
 
     def refused(self, response: requests.Response) -> WebError:
         """The error for an answer with an unexpected status."""

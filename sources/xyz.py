@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from roofkit.artifacts import fingerprint
 from roofkit.cli import say
-from roofkit.errors import BadInputError, SettingsError
+from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.raster import BLOCK_BYTES, PNG_END, TAIL, Grid, Pixels, Valid, block_bytes, gdal_env
 from sources.cog import expanded
 from sources.scenes import Scene, Source, parts
@@ -84,10 +84,7 @@ class Xyz(Source):
         text = expanded(self.settings.address[0], self.web)
         if not all(name in text for name in ("{z}", "{x}")) or not ("{y}" in text or "{-y}" in text):
             raise SettingsError("download_args.address", self.web.safe(text), "{z}, {x} and {y} in it", advice)
-        try:
-            self.web.give(*(self._at(text, 0, x, 0) for x in range(len(SERVERS))))
-        except ValueError:
-            raise SettingsError("download_args.address", "not an address", "one template", advice) from None
+        self.web.give(*(self._at(text, 0, x, 0) for x in range(len(SERVERS))))
         path = urlsplit(self._at(text, 0, 0, 0)).path
         self.web.hide(*(part for part in path.split("/") if len(part) >= KEY))  # some keep keys there
         return text
@@ -122,7 +119,8 @@ class Xyz(Source):
             found = self._tile(zoom, x, y)
             if found is not None:
                 return int(found[0].shape[1])
-        return SIZES[0]
+        found_text = "no tile in the middle of the area nor at its edges"
+        raise MissingInputError(self._where(zoom, *middle), found_text, "tiles", "Check address, zoom and area.")
 
     def _tile(self, zoom: int, x: int, y: int) -> tuple[Pixels, Valid] | None:
         response = self.web.fetch(self._at(self.template, zoom, x, y), accept=(200, *NONE_THERE))

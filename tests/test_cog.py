@@ -323,3 +323,46 @@ def test_a_file_beside_it_that_changes_is_heeded(make_raster, line, tmp_path, ca
     assert main([*line("photo.tif", bbox=None), "--overwrite"]) == 0
     with rasterio.open(tmp_path / "data/scenes/photo.tif") as dst:
         np.testing.assert_array_equal(dst.dataset_mask(), mask)
+
+
+@pytest.mark.parametrize("values", [{"scale": 100.0}, {"crs": "EPSG:3857"}])
+def test_a_raster_across_180_degrees_is_not_warped(values, make_raster, line, capsys):
+    array = np.ones((1, 300, 300), np.uint8)
+    make_raster(array, "utm.tif", crs="EPSG:32701", transform=rasterio.Affine(100, 0, 176000, 0, -100, 8187000))
+    make_raster(array, "lonlat.tif", crs="EPSG:4326", transform=rasterio.Affine(0.001, 0, 179.9, 0, -0.001, 10))
+    for name in ("utm.tif", "lonlat.tif"):
+        assert main(line(name, bbox=None, **values)) == 1
+        assert "across 180 degrees" in capsys.readouterr().err
+    assert main(line("lonlat.tif", bbox=None)) == 0
+
+
+@pytest.mark.parametrize("bands", [["1"], None])
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_nodata_of_one_band_stays_invalid_when_warped(bands, dtype, make_raster, line, tmp_path):
+    array = np.full((2, 60, 60), 50, np.int16)
+    array[0, :, :30] = -9999
+    make_raster(array, "two.tif", nodata=-9999)
+    assert main(line("two.tif", bbox=None, scale=1.0, bands=bands, dtype=dtype)) == 0
+    with rasterio.open(tmp_path / "data/scenes/two.tif") as dst:
+        first = dst.read(1, masked=True)
+    assert 0.4 < first.mask.mean() < 0.6
+    assert first.min() == first.max() == 50
+
+
+def test_colours_by_a_palette_are_refused(make_raster, line, tmp_path, capsys):
+    make_raster(np.ones((1, 20, 20), np.uint8), "map.tif")
+    with rasterio.open(tmp_path / "map.tif", "r+") as dst:
+        dst.write_colormap(1, {1: (255, 0, 0, 255)})
+    assert main(line("map.tif", bbox=None)) == 1
+    assert "colours by a palette" in capsys.readouterr().err
+
+
+def test_a_turned_raster_keeps_its_pixel_size(make_raster, line, tmp_path):
+    turned = (
+        rasterio.Affine.translation(735000, 2960000) @ rasterio.Affine.rotation(45) @ rasterio.Affine.scale(0.5, -0.5)
+    )
+    make_raster(np.full((1, 80, 80), 9, np.uint8), "turned.tif", transform=turned)
+    assert main(line("turned.tif", bbox=None, crs="EPSG:32644")) == 0
+    with rasterio.open(tmp_path / "data/scenes/turned.tif") as dst:
+        assert dst.res == pytest.approx((0.5, 0.5), rel=0.01)
+        assert (dst.dataset_mask() > 0).sum() == pytest.approx(6400, rel=0.05)

@@ -240,3 +240,20 @@ def test_open_buildings(line, tmp_path, make_raster, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert "no building in the area" in err
     assert TOKEN not in out + err
+
+
+def test_a_file_that_was_edited_is_read_again(drawn, line, tmp_path):
+    drawn[:1].to_file(tmp_path / "mine.gpkg")
+    assert main(line(labels="file", labels_file="mine.gpkg")) == 0
+    assert len(labels(tmp_path)) == 1
+    (tmp_path / "mine.gpkg").unlink()
+    drawn.to_file(tmp_path / "mine.gpkg")
+    assert main(line(labels="file", labels_file="mine.gpkg")) == 0
+    assert len(labels(tmp_path)) == 2
+
+
+def test_what_is_no_building_any_more_is_no_roof(osm, tmp_path):
+    nodes = []
+    ways = [way(1, square(83.002, 26.002), nodes, building="yes"), way(2, square(83.004, 26.002), nodes, building="no")]
+    osm([*nodes, *ways])
+    assert list(labels(tmp_path)["osm_id"]) == ["way/1"]

@@ -200,3 +200,94 @@ def test_certificates_of_the_environment_are_used(variable, certificate, web, mo
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_key_in_an_address_is_not_in_an_error(web):
+    address = "http://127.0.0.1:9/x.tif?key=planted-secret-123"
+    web.give(address)
+    with pytest.raises(WebError) as caught:
+        web.fetch(address)
+    assert "planted-secret-123" not in str(caught.value)
+    with web_server() as server:
+        server.routes["/x"] = lambda handler: handler.answer(403, b"no planted-secret-123 for " + handler.path.encode())
+        web.give(f"{server.url}/x?key=planted-secret-123")
+        with pytest.raises(WebError) as caught:
+            web.fetch(f"{server.url}/x?key=planted-secret-123")
+    assert "planted-secret-123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://h:abc/x", "http://[bad/x", "http://127.0.0.1:999999/x", "http:///x"])
+def test_what_is_no_address_is_one_error(address, web):
+    for use in (web.give, web.give_near, web.check, web.fetch):
+        with pytest.raises(WebError, match="not an address"):
+            use(address)
+
+
+@pytest.mark.parametrize("target", ["http://[bad/", "http://h:abc/"])
+def test_a_redirect_to_nowhere(target, web):
+    with web_server(faults=[target]) as server:
+        web.give(server.url)
+        with pytest.raises(WebError, match="address"):
+            web.fetch(f"{server.url}/a")
+
+
+def test_cookies_do_not_follow_a_redirect_to_another_host(web):
+    seen = []
+
+    def first(handler):
+        target = other.url.replace("127.0.0.1", "localhost") + "/b"
+        handler.answer(302 if seen == ["set"] else 200, b"", headers={"Set-Cookie": "sid=1", "Location": target})
+        seen.append("set" if not seen else "")
+
+    def last(handler):
+        seen.append(handler.headers.get("Cookie"))
+        handler.answer(200, b"")
+
+    with web_server(routes={"/b": last}) as other, web_server(routes={"/a": first}) as server:
+        web.give(server.url, other.url.replace("127.0.0.1", "localhost"))
+        web.fetch(f"{server.url}/a")
+        web.fetch(f"{server.url}/a")
+    assert seen[-1] is None
+
+
+def test_the_body_of_a_redirect_is_bounded_too():
+    web = Web(retries=0, timeout=5.0, deadline=0.3)
+
+    def drip(handler):
+        handler.send_response(302)
+        handler.send_header("Location", "/b")
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        for _ in range(20):
+            handler.wfile.write(b"x")
+            time.sleep(0.1)
+        handler.close_connection = True
+
+    with web_server({"/b": b"there"}, routes={"/a": drip}) as server:
+        web.give(server.url)
+        with pytest.raises(WebError, match="no answer after 1 tries"):
+            web.fetch(f"{server.url}/a")
+
+
+def test_a_connection_that_breaks_off_in_its_greeting_is_tried_again(web):
+    import socket
+
+    tries = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def hang_up():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            tries.append(connection.recv(100))
+            connection.close()
+
+    threading.Thread(target=hang_up, daemon=True).start()
+    address = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+    web.give(address)
+    with pytest.raises(WebError, match="not reached after 3 tries"):
+        web.fetch(address)
+    listener.close()
+    assert len(tries) == 3

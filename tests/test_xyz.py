@@ -198,7 +198,7 @@ def deep(part):
         (encoded, "{z}/{x}/{y}.png", {"address": ["http://[x/{z}/{x}/{y}.png"]}, "not an address"),
         (encoded, "{z}/{x}/{y}.png", {"address": ["http://host:port/{z}/{x}/{y}.png"]}, "not an address"),
         (encoded, "{z}/{x}/{y}.png", {"bbox": None}, "an area for source xyz"),
-        (encoded, "none/{z}/{x}/{y}.png", {}, "not one valid pixel"),
+        (encoded, "none/{z}/{x}/{y}.png", {}, "no tile in the middle"),
     ],
 )
 def test_every_problem_is_one_line(encode, address, values, words, town, line, capsys):
@@ -275,3 +275,11 @@ def test_all_servers_of_a_template_are_allowed(tmp_path):
     Xyz(settings, None, web, tmp_path)._template()
     for server in "abc":
         web.check(f"http://[::{server}]/1/0/0.png")
+
+
+def test_a_wrong_template_ends_after_a_few_requests(town, line):
+    west, south, _, _ = bbox()
+    with web_server(tiles(town)) as server:
+        address = f"{server.url}/wrong/{{z}}/{{x}}/{{y}}.png"
+        assert main(line(address, bbox=[west, south, west + 0.05, south + 0.05])) == 1
+        assert len(server.paths) <= 9
