@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
-from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window
 
 from roofkit.artifacts import committed, digests, fingerprint
@@ -33,7 +33,9 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 BLOCK = 256  # side of a GeoTIFF block
 CACHE_BYTES = 64 * 2**20
 BLOCK_BYTES = 256 * 2**20  # a block that decodes to more is refused: GDAL reads blocks whole
+IN_MEMORY = 64 * 2**20  # bytes of pixels up to which a new raster is made in memory
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a PNG, with its checksum
+THREADS = 4  # that encode and decode the blocks of a large raster; the order of blocks in the file depends on it
 TAIL = 1024  # bytes at the end of a file in which it must be
 Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
@@ -94,8 +96,8 @@ _quiet = _Quiet()
 @contextlib.contextmanager
 def gdal_env() -> Iterator[None]:
     """GDAL with a bounded block cache and masks inside the file, quiet about missing georeferencing."""
-    with _quiet, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True):
-        yield
+    with _quiet, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True, CPL_LOG=os.devnull):
+        yield  # CPL_LOG: where GDAL's own threads, whose errors come back to nobody, would print
 
 
 @contextlib.contextmanager
@@ -249,28 +251,48 @@ def windows(height: int, width: int, side: int) -> Iterator[Window]:
 class RasterWriter:
     """A GeoTIFF in the making; see `create_raster`."""
 
-    def __init__(self, dst: DatasetWriter, path: Path) -> None:
+    def __init__(self, dst: DatasetWriter) -> None:
         self._dst = dst
-        self._path = path
-        self._written: list[tuple[Window, int, int]] = []
 
     def write(self, pixels: Pixels, valid: Valid | None = None, window: Window | None = None) -> None:
         """Write (bands, rows, cols) to a window (None: all), with its validity where the file has a mask.
 
         Windows are best aligned to blocks of `BLOCK` pixels.
         """
-        window = window or Window(0, 0, self._dst.width, self._dst.height)
-        mask = None if valid is None else np.where(valid, np.uint8(255), np.uint8(0))
+        self._write(pixels, _mask_of(valid), window or Window(0, 0, self._dst.width, self._dst.height))
+
+    def describe(self, names: Sequence[str]) -> None:
+        """Name the bands."""
+        for band, name in enumerate(names, start=1):
+            self._dst.set_band_description(band, name)
+
+    def _write(self, pixels: Pixels, mask: Pixels | None, window: Window) -> None:
+        self._dst.write(pixels, window=window)
+        if mask is not None:
+            self._dst.write_mask(mask, window=window)
+
+
+def _mask_of(valid: Valid | None) -> Pixels | None:
+    return None if valid is None else np.where(valid, np.uint8(255), np.uint8(0))
+
+
+class _FileWriter(RasterWriter):
+    """A GeoTIFF on its way to the disk, which remembers what it wrote."""
+
+    def __init__(self, dst: DatasetWriter, path: Path) -> None:
+        super().__init__(dst)
+        self._path = path
+        self._written: list[tuple[Window, int, int]] = []
+
+    def _write(self, pixels: Pixels, mask: Pixels | None, window: Window) -> None:
         with _libtiff_silent():
-            self._dst.write(pixels, window=window)
-            if mask is not None:
-                self._dst.write_mask(mask, window=window)
+            super()._write(pixels, mask, window)
         self._written.append((window, _checksum(pixels), _checksum(mask)))
 
     def verify(self, part: Path) -> None:
         """Raise OutputError when the closed file does not hold what was written: a full disk goes unseen until here."""
         try:
-            with gdal_env(), rasterio.open(part, driver="GTiff") as src:
+            with gdal_env(), rasterio.open(part, driver="GTiff", num_threads=THREADS) as src:
                 for window, pixels, mask in self._written:
                     same = _checksum(src.read(window=window)) == pixels
                     same &= mask == 0 or _checksum(src.read_masks(1, window=window)) == mask
@@ -298,13 +320,25 @@ def _libtiff_silent() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _new_dataset(path: Path, profile: dict[str, Any]) -> Iterator[DatasetWriter]:
-    dst = rasterio.open(path, "w", **profile)
+def _written_file(path: Path, part: Path, profile: dict[str, Any]) -> Iterator[RasterWriter]:
+    """A writer to `part`; at the end the file is read back and compared, since a full disk goes unseen till then."""
+    dst = rasterio.open(part, "w", num_threads=THREADS, **profile)
+    writer = _FileWriter(dst, path)
     try:
-        yield dst
+        yield writer
     finally:
         with _libtiff_silent():
             dst.close()
+    writer.verify(part)
+
+
+@contextlib.contextmanager
+def _written_memory(part: Path, profile: dict[str, Any]) -> Iterator[RasterWriter]:
+    """A writer to memory, whose bytes then go to `part` in one go: the system says whether they fit."""
+    with MemoryFile() as memory:
+        with memory.open(**profile) as dst:
+            yield RasterWriter(dst)
+        part.write_bytes(memory.getbuffer())
 
 
 def _not_written(path: Path, reason: str) -> OutputError:
@@ -325,7 +359,7 @@ def create_raster(
     settings: RasterArgs | None = None,
     sparse: bool = False,
 ) -> Iterator[RasterWriter]:
-    """A writer for a new GeoTIFF; when the block ends well the file is closed, read back, compared and put in place.
+    """A writer for a new GeoTIFF; when the block ends well the file is whole on the disk and is put in place.
 
     Args:
         path: The final path; untouched until all is well.
@@ -343,16 +377,14 @@ def create_raster(
     """
     profile = _profile(grid, bands, dtype, settings or RasterArgs())
     profile |= dict(nodata=nodata, photometric="rgb" if rgb else "minisblack", alpha="no", sparse_ok=sparse)
+    small = grid.height * grid.width * bands * np.dtype(dtype).itemsize <= IN_MEMORY
     with committed(path) as part, gdal_env():
         try:
-            with _new_dataset(part, profile) as dst:
-                for band, name in enumerate(names or (), start=1):
-                    dst.set_band_description(band, name)
-                writer = RasterWriter(dst, path)
+            with _written_memory(part, profile) if small else _written_file(path, part, profile) as writer:
+                writer.describe(names or ())
                 yield writer
         except RasterioError as error:
             raise _not_written(path, str(error)) from error
-        writer.verify(part)
 
 
 def write_raster(path: Path, pixels: Pixels, valid: Valid | None, grid: Grid, **options: Any) -> None:

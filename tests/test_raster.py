@@ -1,5 +1,6 @@
 """raster: which pixels are valid, which files are read, and outputs that are whole or absent."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -299,8 +300,39 @@ def tampered(monkeypatch: pytest.MonkeyPatch, name: str, change: Any) -> None:
     monkeypatch.setattr(raster.rasterio, "open", opened)
 
 
+@pytest.fixture
+def none_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rasters of any size are written as large ones are."""
+    monkeypatch.setattr(raster, "IN_MEMORY", -1)
+
+
+def test_a_large_raster_is_made_on_the_disk(tmp_path, none_in_memory):
+    pixels = np.random.default_rng(0).integers(0, 99, (3, 600, 600), "uint8")
+    grid, valid = Grid(CRS, TRANSFORM, 600, 600), pixels[0] > 3
+    for name in ("a.tif", "b.tif"):
+        write_raster(tmp_path / name, pixels, valid, grid, names=["a", "b", "c"])
+    found, found_valid = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found, pixels)
+    np.testing.assert_array_equal(found_valid, valid)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(self: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_raster(tmp_path / "a.tif", SIX, None, GRID)
+    before = (tmp_path / "a.tif").read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(
+        OutputError, match=r"a.tif: not written \(No space left on device\); expected a writable folder"
+    ):
+        write_raster(tmp_path / "a.tif", SIX + 1, None, GRID)
+    assert (tmp_path / "a.tif").read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["write", "write_mask"])
-def test_verification_sees_other_pixels_and_other_masks(tmp_path, monkeypatch, name):
+def test_verification_sees_other_pixels_and_other_masks(tmp_path, none_in_memory, monkeypatch, name):
     write_raster(tmp_path / "a.tif", SIX, None, GRID)
     before = (tmp_path / "a.tif").read_bytes()
     tampered(monkeypatch, name, lambda array: array[..., ::-1])
@@ -311,15 +343,15 @@ def test_verification_sees_other_pixels_and_other_masks(tmp_path, monkeypatch, n
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.97])
-def test_verification_sees_a_short_file(tmp_path, monkeypatch, share):
-    check = raster.RasterWriter.verify
+def test_verification_sees_a_short_file(tmp_path, none_in_memory, monkeypatch, share):
+    check = raster._FileWriter.verify
 
-    def cut(self: raster.RasterWriter, part: Path) -> None:
+    def cut(self: raster._FileWriter, part: Path) -> None:
         with part.open("r+b") as file:
             file.truncate(int(part.stat().st_size * share))
         check(self, part)
 
-    monkeypatch.setattr(raster.RasterWriter, "verify", cut)
+    monkeypatch.setattr(raster._FileWriter, "verify", cut)
     pixels = np.random.default_rng(0).integers(0, 255, (3, 600, 600), "uint8")
     with pytest.raises(OutputError, match=r"a.tif: not written"):
         write_raster(tmp_path / "a.tif", pixels, None, Grid(CRS, TRANSFORM, 600, 600))
