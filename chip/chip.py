@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from roofkit.raster import (
     write_raster,
 )
 from roofkit.settings import ChipArgs, RasterArgs
+from roofkit.shards import share_of
 from roofkit.workers import map_items
 
 
@@ -106,14 +107,13 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
         SettingsError: The padding does not fit a scene.
     """
     scenes = list(by_stem(raster_files(src)).values())
-    rows = [row for scene in scenes for row in _chip_rows(scene, dst, settings)]
-    keys = _chip_keys(rows, scenes, settings, rasters)
-    with Outputs(dst, "chip", overwrite=run.overwrite) as outputs:
-        todo = set(outputs.plan(keys))
-        tasks = [row for row in rows if any(chip_name(row.scene, row.row, col) in todo for col in row.cols)]
-        work = partial(_cut_row, settings=settings, rasters=rasters, todo=frozenset(todo))
+    rows = share_of([row for scene in scenes for row in _chip_rows(scene, dst, settings)], run.shard)
+    keys = _chip_keys(rows, settings, rasters)
+    with Outputs(dst, "chip", overwrite=run.overwrite, shard=run.shard) as outputs:
+        tasks = _unfinished(rows, set(outputs.plan(keys)))
+        work = partial(_cut_row, settings=settings, rasters=rasters)
         made: set[str] = set()
-        with closing(map_items(work, tasks, workers=run.workers)) as done:
+        with closing(map_items(work, tasks, workers=run.workers, scheduler=run.scheduler)) as done:
             for cut in progress(done, len(tasks), "chip", quiet=run.quiet):
                 for name, valid_fraction in cut.items():
                     if valid_fraction < settings.min_valid:
@@ -123,10 +123,10 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
                         made.add(name)
         outputs.finish()
         kept = [name for name in keys if outputs.has(name)]
-        if not kept:
+        if not kept and not run.shard:
             found = f"no chip has a share of {settings.min_valid} valid pixels"
             raise BadInputError(src, found, "some valid pixels", "Lower chip_args.min_valid.")
-        fraction = float(np.mean([outputs.facts(name)["valid_fraction"] for name in kept]))
+        fraction = float(np.mean([outputs.facts(name)["valid_fraction"] for name in kept] or [0.0]))
     return ChipReport(str(dst), len(scenes), len(made), len(kept) - len(made), len(keys) - len(kept), fraction)
 
 
@@ -138,20 +138,24 @@ def _chip_rows(scene: Path, dst: Path, settings: ChipArgs) -> list[ChipRow]:
     return [ChipRow(scene, dst, row, tuple(cols)) for row in rows]
 
 
-def _chip_keys(rows: list[ChipRow], scenes: list[Path], settings: ChipArgs, rasters: RasterArgs) -> dict[str, str]:
+def _chip_keys(rows: list[ChipRow], settings: ChipArgs, rasters: RasterArgs) -> dict[str, str]:
+    scenes = dict.fromkeys(row.scene for row in rows)
     scene_keys = {scene: fingerprint("chip", settings, rasters, scene.name, raster_digest(scene)) for scene in scenes}
     return {chip_name(row.scene, row.row, col): scene_keys[row.scene] for row in rows for col in row.cols}
 
 
-def _cut_row(task: ChipRow, *, settings: ChipArgs, rasters: RasterArgs, todo: frozenset[str]) -> dict[str, float]:
-    """Write the chips of a row that are still to be made; the valid fraction of each by name."""
-    cut = {}
+def _unfinished(rows: list[ChipRow], todo: set[str]) -> list[ChipRow]:
+    """The rows with those of their chips that are still to be made."""
+    left = [
+        replace(row, cols=tuple(col for col in row.cols if chip_name(row.scene, row.row, col) in todo)) for row in rows
+    ]
+    return [row for row in left if row.cols]
+
+
+def _cut_row(task: ChipRow, *, settings: ChipArgs, rasters: RasterArgs) -> dict[str, float]:
+    """Write the chips of a row; the valid fraction of each by name."""
     with open_raster(task.scene) as src:
-        for col in task.cols:
-            name = chip_name(task.scene, task.row, col)
-            if name in todo:
-                cut[name] = _cut_chip(src, task, col, settings, rasters)
-    return cut
+        return {chip_name(task.scene, task.row, col): _cut_chip(src, task, col, settings, rasters) for col in task.cols}
 
 
 def _cut_chip(src: DatasetReader, task: ChipRow, col: int, settings: ChipArgs, rasters: RasterArgs) -> float:
@@ -194,7 +198,7 @@ def pad_of(text: str) -> str | float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
+    parser = stage_parser(__doc__, cluster=True)
     parser.add_argument("src", nargs="?", type=Path, metavar="SRC", help="a scene or a folder of scenes")
     parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the chips")
     parser.add_argument("--size", type=int, nargs="+", metavar="N", help="rows and columns, or one number for both")

@@ -4,6 +4,9 @@ An artifact is written beside its final path, closed, verified, flushed to the d
 has finished stands in its *ledger*, a file of JSON lines in the output folder: for each artifact the key that it was
 made from (a hash of the inputs' bytes, the settings and the version) and the hash of its own bytes. "Finished" means
 that both match; modification times are never looked at.
+
+Shards of a stage (`--shard I/N`) share its folder: each has a ledger of its own, which the next run of the whole stage
+takes over. The stage's lock is held by one whole run, or by any number of shards.
 """
 
 import contextlib
@@ -13,16 +16,21 @@ import functools
 import hashlib
 import json
 import os
+import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, TextIO
 
 from roofkit.errors import LockedError, OutputError
+from roofkit.shards import Shard
 
 PART = ".part-"
+PARTS = re.compile(rf"{re.escape(PART)}(?:[0-9a-f]+~)?(.+)")  # the name that an unfinished artifact is to have
+attempt: ContextVar[str] = ContextVar("attempt", default="")  # hex digits that tell two runs of one task apart
 COMPANIONS = ("", "-journal", "-wal", "-shm", ".aux.xml")  # what libraries put beside a file that they are writing
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 
@@ -57,17 +65,17 @@ def committed(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The disk is full, or the folder cannot be written to.
     """
-    part = path.with_name(PART + path.name)
+    part = path.with_name(f"{PART}{attempt.get()}{'~' * bool(attempt.get())}{path.name}")
     try:
         with _disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_part(path)
+            _remove_part(part)
             yield part
             _flush(part)
             os.replace(part, path)
             _flush(path.parent)
     finally:
-        _remove_part(path)
+        _remove_part(part)
 
 
 @contextlib.contextmanager
@@ -84,10 +92,19 @@ def _disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _remove_part(path: Path) -> None:
-    """Remove what an interrupted write of `path` left, a database's journal included."""
+def _remove_part(part: Path) -> None:
+    """Remove an unfinished artifact, a database's journal included."""
     for suffix in COMPANIONS:
-        path.with_name(PART + path.name + suffix).unlink(missing_ok=True)
+        part.with_name(part.name + suffix).unlink(missing_ok=True)
+
+
+def _remove_parts(folder: Path, names: Collection[str]) -> None:
+    """Remove what interrupted writes of these names (relative to the folder) left."""
+    for place in {(folder / name).parent for name in names}:
+        for part in place.glob(f"{PART}*"):
+            match = PARTS.fullmatch(part.name)
+            if match and str((place / match[1]).relative_to(folder)) in names:
+                _remove_part(part)
 
 
 def _flush(path: Path) -> None:
@@ -115,31 +132,42 @@ class Outputs:
         stage: The stage's name; with `name`, it names the ledger.
         name: Set when the output is one file, so that files in one folder do not share a ledger.
         overwrite: Nothing counts as finished.
+        shard: The share of the stage's work that this run does; what is not in its plan is left alone.
 
     Raises:
         LockedError: Another run holds the folder.
     """
 
-    def __init__(self, folder: Path, stage: str, *, name: str = "", overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, stage: str, *, name: str = "", overwrite: bool = False, shard: Shard | None = None
+    ) -> None:
         self.folder = folder
         self.overwrite = overwrite
-        stem = f".{stage}.{name}" if name else f".{stage}"
-        self._ledger = folder / f"{stem}.ledger.jsonl"
-        self._lock = folder / f"{stem}.lock"
+        self.shard = shard
+        self._stem = f".{stage}.{name}" if name else f".{stage}"
+        self._ledger = folder / f"{self._stem}{f'.{shard}' if shard else ''}.ledger.jsonl"
         self._records: dict[str, dict[str, Any]] = {}
         self._planned: set[str] = set()
         self._log: TextIO | None = None
-        self._held: TextIO | None = None
+        self._held: list[_Lock] = []
 
     def __enter__(self) -> "Outputs":
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._held = _lock(self._lock)
+            self._held.append(_Lock(self.folder / f"{self._stem}.lock", shared=bool(self.shard)))
+            if self.shard:
+                self._held.append(_Lock(self.folder / f"{self._stem}.{self.shard}.lock"))
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise OutputError(
                 self.folder, error.strerror or str(error), "a folder to write to", "Choose another output folder."
             ) from None
-        self._records, self._planned = _read_ledger(self._ledger)
+        except LockedError:
+            self._unlock()
+            raise
+        for ledger in self._ledgers():
+            records, planned = _read_ledger(ledger)
+            self._records |= records
+            self._planned |= planned if ledger == self._ledger or not self.shard else set()
         return self
 
     def __exit__(
@@ -148,16 +176,26 @@ class Outputs:
         if self._log:
             with contextlib.suppress(OSError):  # on a full disk: what it held is not finished, and will be made again
                 self._log.close()
-        for name in self._planned:
-            _remove_part(self.folder / name)
-        if self._held:
-            self._lock.unlink(missing_ok=True)
-            self._held.close()
+        _remove_parts(self.folder, self._planned)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        while self._held:
+            self._held.pop().release()
+
+    def _ledgers(self) -> list[Path]:
+        """What tells of finished work: the whole stage's ledger, then this shard's or, without one, every shard's."""
+        whole = self.folder / f"{self._stem}.ledger.jsonl"
+        return [whole, *([self._ledger] if self.shard else self._shard_ledgers())]
+
+    def _shard_ledgers(self) -> list[Path]:
+        names = re.compile(rf"{re.escape(self._stem)}\.\d+of\d+\.ledger\.jsonl")
+        return sorted(path for path in self.folder.iterdir() if names.fullmatch(path.name))
 
     def plan(self, keys: Mapping[str, str]) -> list[str]:
         """The names still to be made, out of `keys` (name of an artifact relative to the folder → its key).
 
-        Artifacts that an earlier run made and that are no longer in the plan are removed.
+        Artifacts that an earlier run made and that are no longer in the plan are removed, but not by a shard.
 
         Raises:
             OutputError: A file is in the way that this stage did not write, or that was changed since.
@@ -166,9 +204,10 @@ class Outputs:
         if not self.overwrite:
             for name in todo:
                 self._check_free(name)
-        for name in sorted((set(self._records) | self._planned) - set(keys)):
-            _remove_part(self.folder / name)
-            (self.folder / name).unlink(missing_ok=True)
+        _remove_parts(self.folder, self._planned | set(todo))
+        for name in (set(self._records) | self._planned) - set(keys):
+            if not self.shard:
+                (self.folder / name).unlink(missing_ok=True)
             self._records.pop(name, None)
         self._planned = set(todo)
         self._rewrite()
@@ -206,9 +245,11 @@ class Outputs:
         return self._records[name]
 
     def finish(self) -> None:
-        """Put the ledger in its final form: sorted, nothing planned."""
+        """Put the ledger in its final form: sorted, nothing planned, those of shards taken over."""
         self._planned = set()
         self._rewrite()
+        for ledger in () if self.shard else self._shard_ledgers():
+            ledger.unlink()
 
     def _is_finished(self, name: str, key: str) -> bool:
         record = self._records.get(name)
@@ -264,27 +305,43 @@ def _stays_inside(name: Any) -> bool:
     return isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
-def _lock(path: Path) -> TextIO:
-    """An open file that holds the lock; the system lets go of it when this process ends, however it ends."""
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another run"
-            file.close()
-            raise LockedError(
-                path.parent, f"locked by {holder}", "no other run on this output", "Wait for it, or stop it."
-            ) from None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
-        file.close()  # the holder removed its file between our open and our lock
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-        os.ftruncate(file.fileno(), 0)
-        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
-    return file
+class _Lock:
+    """A lock on a file, held from the start; the system lets go of it when this process ends, however it ends.
+
+    Raises:
+        LockedError: Another process holds it, and not both want to share it.
+    """
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        self._path = path
+        self._file = self._take(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(self._file.fileno(), 0)
+            os.write(self._file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+
+    def _take(self, kind: int) -> TextIO:
+        while True:
+            file = self._path.open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another run"
+                file.close()
+                raise LockedError(
+                    self._path.parent, f"locked by {holder}", "no other run on this output", "Wait for it, or stop it."
+                ) from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                    return file
+            file.close()  # the holder removed its file between our open and our lock
+
+    def release(self) -> None:
+        """Let go; whoever holds it last removes the file."""
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._path.unlink(missing_ok=True)
+        self._file.close()
 
 
 def digests(paths: Iterable[Path]) -> list[str]:

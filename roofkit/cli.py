@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from roofkit.errors import RoofError
 from roofkit.paths import ROOT, Paths, project_paths
 from roofkit.settings import Block, Settings, check_settings, load_settings
+from roofkit.shards import Shard, shard_of
 
 Item = TypeVar("Item")
 AnyBlock = TypeVar("AnyBlock", bound=Block)
@@ -34,6 +35,8 @@ class Run:
     overwrite: bool
     workers: int | None
     quiet: bool
+    scheduler: str | None = None
+    shard: Shard | None = None
 
     def block(self, name: str, options: dict[str, Any]) -> Any:
         """A settings block in which options that were given on the command line replace the file's values.
@@ -52,8 +55,13 @@ class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
-def stage_parser(doc: str | None, *, workers: bool = True) -> argparse.ArgumentParser:
-    """A parser with the script's docstring as help and the options that all scripts have."""
+def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.ArgumentParser:
+    """A parser with the script's docstring as help and the options that all scripts have.
+
+    Args:
+        doc: The script's docstring.
+        cluster: The stage's tasks may run on a cluster, or in shards.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     common = parser.add_argument_group("options of every script")
     common.add_argument(
@@ -65,6 +73,11 @@ def stage_parser(doc: str | None, *, workers: bool = True) -> argparse.ArgumentP
     )
     common.add_argument("--overwrite", action="store_true", help="redo what is finished")
     common.add_argument("--workers", type=positive, metavar="N", help="processes on this machine (default: all cores)")
+    if cluster:
+        common.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on that Dask cluster instead")
+        common.add_argument(
+            "--shard", type=shard_of, metavar="I/N", help="do the I-th of N shares; then run once without it"
+        )
     common.add_argument("--json", action="store_true", help="end stdout with the report as one line of JSON")
     common.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
     return parser
@@ -134,7 +147,10 @@ def start_run(options: argparse.Namespace) -> Run:
     settings = load_settings(options.settings)
     base = options.settings.resolve().parent
     paths = project_paths(settings, base, options.data, options.results)
-    return Run(settings, paths, options.settings, options.overwrite, options.workers, options.quiet)
+    where = {name: getattr(options, name, None) for name in ("scheduler", "shard")}
+    if where["scheduler"]:  # whose workers run in folders of their own
+        vars(options).update({k: value.absolute() for k, value in vars(options).items() if isinstance(value, Path)})
+    return Run(settings, paths, options.settings, options.overwrite, options.workers, options.quiet, **where)
 
 
 _asked_to_stop: list[type[BaseException]] = []

@@ -55,3 +55,7 @@ class OutputError(RoofError, OSError):
 
 class LockedError(RoofError, OSError):
     """Another run is working on the same output."""
+
+
+class ClusterError(RoofError, OSError):
+    """A cluster does not answer, or cannot do the work."""

@@ -9,7 +9,7 @@ import os
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,29 +68,49 @@ class Grid:
         return (self.height, self.width, self.crs) == (other.height, other.width, other.crs) and apart < 1e-3
 
 
-class _Quiet:
-    """No warnings of missing georeference while any thread is inside: `catch_warnings` alone is not for threads."""
+class _WhileAny:
+    """A context of the whole process: entered by the first thread that needs it, left by the last one."""
 
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._caught = warnings.catch_warnings()
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self._make, self._lock, self._inside = make, threading.Lock(), 0
+        self._context: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._caught = warnings.catch_warnings()
-                self._caught.__enter__()
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                self._context = self._make()
+                self._context.__enter__()
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._caught.__exit__(None, None, None)
+                self._context.__exit__(None, None, None)
 
 
-_quiet = _Quiet()
+@contextlib.contextmanager
+def _no_georeference_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+_quiet = _WhileAny(_no_georeference_warnings)
+# libtiff prints past every error handler on a full disk; rasterio or `verify` raises all the same
+_libtiff_silent = _WhileAny(_stderr_closed)
 
 
 @contextlib.contextmanager
@@ -285,7 +305,7 @@ class _FileWriter(RasterWriter):
         self._written: list[tuple[Window, int, int]] = []
 
     def _write(self, pixels: Pixels, mask: Pixels | None, window: Window) -> None:
-        with _libtiff_silent():
+        with _libtiff_silent:
             super()._write(pixels, mask, window)
         self._written.append((window, _checksum(pixels), _checksum(mask)))
 
@@ -307,19 +327,6 @@ def _checksum(array: Pixels | None) -> int:
 
 
 @contextlib.contextmanager
-def _libtiff_silent() -> Iterator[None]:
-    """Keep libtiff from printing past every error handler on a full disk; rasterio or `verify` raises all the same."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-@contextlib.contextmanager
 def _written_file(path: Path, part: Path, profile: dict[str, Any]) -> Iterator[RasterWriter]:
     """A writer to `part`; at the end the file is read back and compared, since a full disk goes unseen till then."""
     dst = rasterio.open(part, "w", num_threads=THREADS, **profile)
@@ -327,7 +334,7 @@ def _written_file(path: Path, part: Path, profile: dict[str, Any]) -> Iterator[R
     try:
         yield writer
     finally:
-        with _libtiff_silent():
+        with _libtiff_silent:
             dst.close()
     writer.verify(part)
 

@@ -17,6 +17,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 4  # tasks waiting per worker: enough to keep it busy, few enough to keep memory flat
+_made: dict[object, object] = {}
+_making = threading.Lock()
 
 
 def cores() -> int:
@@ -24,19 +26,36 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_items(work: Callable[[Item], Result], items: Sequence[Item], *, workers: int | None = None) -> Iterator[Result]:
+def once(key: object, make: Callable[[], Result]) -> Result:
+    """What `make` makes, made once in this process for each key: a model, say, that many tasks use."""
+    with _making:
+        if key not in _made:
+            _made[key] = make()
+        return _made[key]  # type: ignore[return-value]
+
+
+def map_items(
+    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int | None = None, scheduler: str | None = None
+) -> Iterator[Result]:
     """`work(item)` for each item, in the order of `items`; the first error stops the rest.
 
     Args:
         work: A function at the top of a module, so that worker processes find it.
         items: What to work on; each must survive pickling when there are several workers.
         workers: Processes; None: one for each core. With 1, or one item, everything runs in this process.
+        scheduler: The address of a Dask scheduler, whose workers do it instead.
 
     Wrap the call in `contextlib.closing`: an error in the loop over the results then first ends the workers.
 
     Raises:
         OutputError: A worker process was killed (out of memory, most often).
+        ClusterError: The cluster does not answer, or cannot do this work.
     """
+    if scheduler and items:
+        from roofkit.cluster import map_on_cluster
+
+        yield from map_on_cluster(work, items, scheduler)
+        return
     count = min(workers or cores(), len(items))
     if count <= 1:
         yield from map(work, items)

@@ -48,6 +48,7 @@ STAGES = (
     Stage("evaluate", ("predictions", "val_masks"), ("metrics",)),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+ON_CLUSTERS = ("chip", "mask", "flatten", "predict")
 MAKER = {name: stage for stage in STAGES for name in stage.writes}
 
 
@@ -103,6 +104,8 @@ def command(stage: str, options: argparse.Namespace) -> list[str]:
     for name in ("data", "results", "workers"):
         value = getattr(options, name)
         line += [f"--{name}", str(value)] if value is not None else []
+    if options.scheduler and stage in ON_CLUSTERS:
+        line += ["--scheduler", options.scheduler]
     line += [f"--{name}" for name in ("overwrite", "quiet") if getattr(options, name)]
     return [*line, "--json"]
 
@@ -183,6 +186,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prod", action="store_true", help="read settings.json, not settings.dev.json")
     for stage in STAGES:
         made.add_argument(f"--{stage.name}", action="store_true", help=f"run {stage.name}/{stage.name}.py")
+    made.add_argument(
+        "--scheduler", metavar="tcp://HOST:PORT", help=f"run {', '.join(ON_CLUSTERS)} on that Dask cluster"
+    )
     made.add_argument("--from", dest="from_stage", choices=NAMES, metavar="STAGE", help="leave out what comes before")
     made.add_argument("--until", dest="until_stage", choices=NAMES, metavar="STAGE", help="leave out what comes after")
     made.add_argument("--dry-run", action="store_true", help="print the commands and stop")
