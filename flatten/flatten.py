@@ -15,11 +15,13 @@ pixels of each file without replacement; which ones depends on the file's name a
 import argparse
 import hashlib
 import io
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,9 +33,10 @@ from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
-from roofkit.errors import BadInputError, SettingsError
+from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.raster import Pixels, Valid, all_valid, data_bands, open_raster, raster_digest, raster_files, read_pixels
 from roofkit.settings import FlattenArgs
+from roofkit.shards import Shard
 from roofkit.workers import map_items
 
 COLUMNS = ("latitude", "longitude", "row", "pixel", "band", "value")
@@ -77,6 +80,7 @@ class Piece:
     """Rows of a raster to turn into table rows: one task for a worker.
 
     Attributes:
+        pixels: How many pixels are chosen, each of which makes a table row a band.
         wanted: Which valid pixels, as sorted codes row * width + rank; row counts from `start`, rank counts the valid
             pixels of that row from 0. None: all.
     """
@@ -84,6 +88,8 @@ class Piece:
     path: Path
     start: int
     stop: int
+    bands: int
+    pixels: int
     wanted: Ints | None
 
 
@@ -158,41 +164,135 @@ def flatten_rasters(src: Path, dst: Path, *, settings: FlattenArgs, run: Run, ex
         BadInputError: A raster is not readable or not georeferenced, or no pixel is valid.
         SettingsError: `dst` is neither .csv nor .parquet.
     """
-    if dst.suffix.lower() not in WRITERS:
+    if dst.suffix.lower() not in TABLES:
         advice = f"Name {dst.with_suffix('.csv').name}, say."
         raise SettingsError(dst, f"a {dst.suffix or 'nameless'} file", "a .csv or .parquet file", advice)
     paths = raster_files(src, extension)
-    with Outputs(dst.parent, "flatten", name=dst.name, overwrite=run.overwrite) as outputs:
+    with Outputs(dst.parent, "flatten", name=dst.name, overwrite=run.overwrite, shard=run.shard) as outputs:
         key = fingerprint("flatten", settings, [(path.name, raster_digest(path)) for path in paths])
-        todo = outputs.plan({dst.name: key})
-        if todo:
-            outputs.record(dst.name, key, **_write_table(paths, src, dst, settings, run))
+        job = _Job(paths, src, dst, key, settings, run)
+        kept = _write_shard(job, outputs, run.shard) if run.shard else _write_whole(job, outputs)
+        name = dst.name if outputs.has(dst.name) else f"{dst.name}.{run.shard}"
+        facts = {fact: outputs.facts(name)[fact] for fact in FACTS}
         outputs.finish()
-        facts = {name: outputs.facts(dst.name)[name] for name in FACTS}
-    return FlattenReport(str(dst), **facts, kept=not todo)
+    return FlattenReport(str(dst.with_name(name)), **facts, kept=kept)
 
 
 FACTS = ("frames", "pixels", "rows", "bands", "empty_frames")
 
 
-def _write_table(paths: Sequence[Path], src: Path, dst: Path, settings: FlattenArgs, run: Run) -> dict[str, int]:
-    """Write the table; the facts that the report gives."""
-    frames = [_describe(path) for path in paths]
-    counts = _count(frames, run)
-    _tell_empty(frames, counts)
-    chosen = [int(c.sum()) if settings.sample is None else min(int(c.sum()), settings.sample) for c in counts]
-    if not sum(chosen):
-        raise BadInputError(src, f"no valid pixel in {len(frames)} files", "some valid pixels", "Check the nodata tag.")
-    pieces = [piece for frame, c in zip(frames, counts) for piece in _pieces(frame, c, settings)]
-    num_rows = sum(n * frame.bands for n, frame in zip(chosen, frames))
-    dtype = np.result_type(*{frame.dtype for frame in frames})
-    make, write = WRITERS[dst.suffix.lower()]
-    few = num_rows < FEW_ROWS and sum(frame.height * frame.width for frame in frames) < 4 * FEW_ROWS
-    work, workers = partial(make, dtype=dtype), 1 if few else run.workers
-    with closing(map_items(work, pieces, workers=workers)) as tables, committed(dst) as part, part.open("wb") as file:
-        write(progress(tables, len(pieces), "flatten", quiet=run.quiet), file)
-    found = (len(frames), sum(chosen), num_rows, max(f.bands for f in frames), sum(not c.any() for c in counts))
-    return dict(zip(FACTS, found))
+@dataclass(frozen=True)
+class _Job:
+    """One call of `flatten_rasters`; `key` is of the whole table."""
+
+    paths: Sequence[Path]
+    src: Path
+    dst: Path
+    key: str
+    settings: FlattenArgs
+    run: Run
+
+    @property
+    def table(self) -> "type[_Csv] | type[_Parquet]":
+        """How the table is written."""
+        return TABLES[self.dst.suffix.lower()]
+
+
+def _write_shard(job: _Job, outputs: Outputs, shard: Shard) -> bool:
+    """Write a shard's rows beside the table, unless they or the table are finished; whether that was so."""
+    if outputs.is_finished(job.dst.name, job.key):
+        return True
+    part = job.dst.with_name(f"{job.dst.name}.{shard}")
+    todo = outputs.plan({part.name: fingerprint(job.key, str(shard))})
+    if todo:
+        facts = _write_rows(job, part, job.table.write_part)
+        outputs.record(part.name, fingerprint(job.key, str(shard)), **facts)
+    return not todo
+
+
+def _write_whole(job: _Job, outputs: Outputs) -> bool:
+    """Write the table, from the parts of shards where they are finished; whether it was finished before."""
+    keys = {} if job.run.overwrite else {name: fingerprint(job.key, str(s)) for name, s in _shards(job, outputs)}
+    todo = outputs.plan({job.dst.name: job.key, **keys})
+    if job.dst.name in todo:
+        done = {shard: name for name, shard in _shards(job, outputs) if name in keys and name not in todo}
+        facts = _join_parts(job, outputs, done) if done else _write_rows(job, job.dst, job.table.write)
+        outputs.record(job.dst.name, job.key, **{name: facts[name] for name in FACTS})
+    for name in keys:
+        outputs.leave_out(name)
+    return job.dst.name not in todo
+
+
+def _shards(job: _Job, outputs: Outputs) -> list[tuple[str, Shard]]:
+    """The parts of this table that shards finished, in order."""
+    names = re.compile(rf"{re.escape(job.dst.name)}\.(\d+)of(\d+)")
+    found = [(name, names.fullmatch(name)) for name in outputs.names()]
+    shards = [(name, Shard(int(match[1]), int(match[2]))) for name, match in found if match]
+    return sorted(shards, key=lambda pair: pair[1].index)
+
+
+def _join_parts(job: _Job, outputs: Outputs, done: dict[Shard, str]) -> dict[str, Any]:
+    """Write the table from the parts of all shards.
+
+    Raises:
+        MissingInputError: Not all are finished.
+    """
+    count = next(iter(done)).count
+    missing = [i for i in range(count) if Shard(i, count) not in done]
+    if missing:
+        found = f"{len(done)} of {count} shards are finished"
+        advice = f"Run --shard {missing[0]}/{count}, or --overwrite to do all here."
+        raise MissingInputError(job.dst, found, f"all {count}", advice)
+    names = [done[Shard(i, count)] for i in range(count)]
+    with committed(job.dst) as part, part.open("wb") as file:
+        job.table.write((rows for name in names for rows in job.table.read_part(job.dst.with_name(name))), file)
+    facts = [outputs.facts(name) for name in names]
+    held = sorted({number for fact in facts for number in fact["held"]})
+    sums = {name: sum(fact[name] for fact in facts) for name in ("pixels", "rows")}
+    _check_some(sums["pixels"], job)
+    shared = {name: facts[0][name] for name in ("frames", "bands")}
+    return shared | sums | {"held": held, "empty_frames": shared["frames"] - len(held)}
+
+
+def _write_rows(job: _Job, dst: Path, write: Callable[[Iterable[Any], BinaryIO], None]) -> dict[str, Any]:
+    """Write the rows of this run's share; the facts that the report gives, and which frames hold valid pixels."""
+    frames = [_describe(path) for path in job.paths]
+    own = _own_strips(frames, job.run.shard)
+    counts = _count(frames, own, job)
+    held = [i for i, (rows, strips) in enumerate(zip(counts, own)) if any(rows[a:b].any() for a, b in strips)]
+    pieces = [piece for frame, *found in zip(frames, counts, own) for piece in _pieces(frame, *found, job.settings)]
+    facts = {
+        "frames": len(frames),
+        "pixels": sum(piece.pixels for piece in pieces),
+        "rows": sum(piece.pixels * piece.bands for piece in pieces),
+        "bands": max(frame.bands for frame in frames),
+        "empty_frames": len(frames) - len(held),
+        "held": held,
+    }
+    if not job.run.shard:
+        _check_some(facts["pixels"], job)
+        _tell_empty([frame for i, frame in enumerate(frames) if i not in set(held)])
+    few = facts["rows"] < FEW_ROWS and sum(frame.height * frame.width for frame in frames) < 4 * FEW_ROWS
+    work = partial(job.table.make, dtype=np.result_type(*{frame.dtype for frame in frames}))
+    where = {"workers": 1 if few else job.run.workers, "scheduler": job.run.scheduler}
+    with closing(map_items(work, pieces, **where)) as rows, committed(dst) as part, part.open("wb") as file:
+        write(progress(rows, len(pieces), "flatten", quiet=job.run.quiet), file)
+    return facts
+
+
+def _own_strips(frames: Sequence[Frame], shard: Shard | None) -> list[list[tuple[int, int]]]:
+    """The strips of each frame that this run turns into rows; those of a shard follow each other."""
+    every = [(i, strip) for i, frame in enumerate(frames) for strip in frame.strips]
+    own: list[list[tuple[int, int]]] = [[] for _ in frames]
+    for i, strip in shard.part(every) if shard else every:
+        own[i].append(strip)
+    return own
+
+
+def _check_some(pixels: int, job: _Job) -> None:
+    if not pixels:
+        found = f"no valid pixel in {len(job.paths)} files"
+        raise BadInputError(job.src, found, "some valid pixels", "Check the nodata tag.")
 
 
 def _describe(path: Path) -> Frame:
@@ -217,13 +317,18 @@ def _check_crs(src: DatasetReader, path: Path) -> None:
         raise BadInputError(path, found, "a geographic or projected CRS", advice) from None
 
 
-def _count(frames: Sequence[Frame], run: Run) -> list[Ints]:
-    """How many pixels are valid in each row of each raster; nothing is read where all are by definition."""
+def _count(frames: Sequence[Frame], own: Sequence[list[tuple[int, int]]], job: _Job) -> list[Ints]:
+    """How many pixels are valid in each row of each raster; nothing is read where all are by definition.
+
+    Rows outside `own` strips stay 0, but for a sample, which is drawn from the whole of each raster.
+    """
     counts = [np.full(frame.height, frame.width if frame.all_valid else 0) for frame in frames]
-    work = [(i, frame.path, strip) for i, frame in enumerate(frames) if not frame.all_valid for strip in frame.strips]
+    needed = [frame.strips if strips and job.settings.sample else strips for frame, strips in zip(frames, own)]
+    work = [(i, frame.path, strip) for i, frame in enumerate(frames) if not frame.all_valid for strip in needed[i]]
     few = sum(f.height * f.width for f in frames if not f.all_valid) < FEW_ROWS * 4
-    with closing(map_items(_count_strip, work, workers=1 if few else run.workers)) as found:
-        for (i, _, (start, stop)), rows in zip(work, progress(found, len(work), "count", quiet=run.quiet)):
+    where = {"workers": 1 if few else job.run.workers, "scheduler": job.run.scheduler}
+    with closing(map_items(_count_strip, work, **where)) as found:
+        for (i, _, (start, stop)), rows in zip(work, progress(found, len(work), "count", quiet=job.run.quiet)):
             counts[i][start:stop] = rows
     return counts
 
@@ -242,26 +347,28 @@ def _across(width: int, start: int, stop: int) -> Iterator[Window]:
         yield Window(col, start, min(step, width - col), stop - start)
 
 
-def _tell_empty(frames: Sequence[Frame], counts: Sequence[Ints]) -> None:
-    empty = [frame.path.name for frame, rows in zip(frames, counts) if not rows.any()]
-    if empty:
-        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
-        say(f"flatten: no valid pixel, so no rows: {', '.join(empty[:3])}{more}")
+def _tell_empty(frames: Sequence[Frame]) -> None:
+    """Say which frames have no valid pixel."""
+    if frames:
+        more = f" and {len(frames) - 3} more" if len(frames) > 3 else ""
+        say(f"flatten: no valid pixel, so no rows: {', '.join(frame.path.name for frame in frames[:3])}{more}")
 
 
-def _pieces(frame: Frame, row_counts: Ints, settings: FlattenArgs) -> Iterator[Piece]:
-    """The tasks that a raster makes, top to bottom; none for rows without a chosen pixel."""
+def _pieces(frame: Frame, row_counts: Ints, own: Sequence[tuple[int, int]], settings: FlattenArgs) -> Iterator[Piece]:
+    """The tasks that a raster's own strips make, top to bottom; none for rows without a chosen pixel."""
     if settings.sample is None or row_counts.sum() <= settings.sample:
-        for first, last in frame.strips:
+        for first, last in own:
             for start, stop in cuts(row_counts[first:last], frame.bands, TABLE_ROWS):
-                yield Piece(frame.path, first + start, first + stop, None)
+                pixels = int(row_counts[first + start : first + stop].sum())
+                yield Piece(frame.path, first + start, first + stop, frame.bands, pixels, None)
         return
     ranks = draw(int(row_counts.sum()), settings.sample, seed=settings.seed, name=frame.path.name)
     wanted = codes(ranks, row_counts, frame.width)
-    for first, last in frame.strips:
+    for first, last in own:
         low, high = np.searchsorted(wanted, [first * frame.width, last * frame.width])
         if high > low:
-            yield Piece(frame.path, first, last, wanted[low:high] - first * frame.width)
+            chosen = wanted[low:high] - first * frame.width
+            yield Piece(frame.path, first, last, frame.bands, len(chosen), chosen)
 
 
 def _piece_columns(piece: Piece, dtype: np.dtype) -> dict[str, Pixels]:
@@ -304,50 +411,89 @@ def _transformer(crs: str) -> Any:
     return pyproj.Transformer.from_crs(crs, DEGREES, always_xy=True)
 
 
-def _csv_lines(piece: Piece, *, dtype: np.dtype) -> bytes:
-    """Lines of CSV. A double that is rounded to decimals prints as those decimals, a float32 so that it reads back."""
-    import polars
+class _Csv:
+    """A table as lines of text."""
 
-    found = _piece_columns(piece, dtype)
-    for name in ("latitude", "longitude"):
-        found[name] = np.round(found[name], CSV_DECIMALS)
-    lines = io.BytesIO()
-    polars.DataFrame(found).write_csv(lines, include_header=False)
-    return lines.getvalue()
+    @staticmethod
+    def make(piece: Piece, *, dtype: np.dtype) -> bytes:
+        """Lines. A double that is rounded to decimals prints as those decimals, a float32 so that it reads back."""
+        import polars
 
+        found = _piece_columns(piece, dtype)
+        for name in ("latitude", "longitude"):
+            found[name] = np.round(found[name], CSV_DECIMALS)
+        lines = io.BytesIO()
+        polars.DataFrame(found).write_csv(lines, include_header=False)
+        return lines.getvalue()
 
-def _write_csv(lines: Iterable[bytes], file: BinaryIO) -> None:
-    file.write(f"{','.join(COLUMNS)}\n".encode())
-    for part in lines:
-        file.write(part)
+    @classmethod
+    def write(cls, lines: Iterable[bytes], file: BinaryIO) -> None:
+        """Write the table."""
+        file.write(f"{','.join(COLUMNS)}\n".encode())
+        cls.write_part(lines, file)
 
+    @staticmethod
+    def write_part(lines: Iterable[bytes], file: BinaryIO) -> None:
+        """Write a shard's part of the table."""
+        for part in lines:
+            file.write(part)
 
-def _batch(piece: Piece, *, dtype: np.dtype) -> Any:
-    """A pyarrow.RecordBatch."""
-    import pyarrow
-
-    return pyarrow.RecordBatch.from_pydict(_piece_columns(piece, dtype))
-
-
-def _write_parquet(batches: Iterable[Any], file: BinaryIO) -> None:
-    import pyarrow
-    from pyarrow.parquet import ParquetWriter
-
-    batches = iter(batches)
-    held = [next(batches)]
-    with ParquetWriter(file, held[0].schema, compression="zstd") as writer:
-        for batch in batches:
-            if sum(part.num_rows for part in held) >= GROUP_ROWS:
-                writer.write_table(pyarrow.Table.from_batches(held))
-                held = []
-            held.append(batch)
-        writer.write_table(pyarrow.Table.from_batches(held))
+    @staticmethod
+    def read_part(path: Path) -> Iterator[bytes]:
+        """What `write_part` wrote."""
+        with path.open("rb") as file:
+            while block := file.read(2**22):
+                yield block
 
 
-WRITERS: dict[str, tuple[Callable[..., Any], Callable[[Any, BinaryIO], None]]] = {
-    ".csv": (_csv_lines, _write_csv),
-    ".parquet": (_batch, _write_parquet),
-}
+class _Parquet:
+    """A table as Parquet; on the way there, a pyarrow.RecordBatch for each piece."""
+
+    @staticmethod
+    def make(piece: Piece, *, dtype: np.dtype) -> Any:
+        """A batch."""
+        import pyarrow
+
+        return pyarrow.RecordBatch.from_pydict(_piece_columns(piece, dtype))
+
+    @staticmethod
+    def write(batches: Iterable[Any], file: BinaryIO) -> None:
+        """Write the table."""
+        import pyarrow
+        from pyarrow.parquet import ParquetWriter
+
+        batches = iter(batches)
+        held = [next(batches)]
+        with ParquetWriter(file, held[0].schema, compression="zstd") as writer:
+            for batch in batches:
+                if sum(part.num_rows for part in held) >= GROUP_ROWS:
+                    writer.write_table(pyarrow.Table.from_batches(held))
+                    held = []
+                held.append(batch)
+            writer.write_table(pyarrow.Table.from_batches(held))
+
+    @staticmethod
+    def write_part(batches: Iterable[Any], file: BinaryIO) -> None:
+        """Write a shard's part of the table; nothing at all where there is no batch."""
+        import pyarrow
+
+        batches = iter(batches)
+        for first in islice(batches, 1):
+            with pyarrow.ipc.new_stream(file, first.schema) as stream:
+                for batch in chain([first], batches):
+                    stream.write_batch(batch)
+
+    @staticmethod
+    def read_part(path: Path) -> Iterator[Any]:
+        """What `write_part` wrote."""
+        import pyarrow
+
+        with path.open("rb") as file:
+            if path.stat().st_size:
+                yield from pyarrow.ipc.open_stream(file)
+
+
+TABLES = {".csv": _Csv, ".parquet": _Parquet}
 
 
 def flatten(options: argparse.Namespace, run: Run) -> FlattenReport:
@@ -360,7 +506,7 @@ def flatten(options: argparse.Namespace, run: Run) -> FlattenReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
+    parser = stage_parser(__doc__, cluster=True)
     parser.add_argument("src", nargs="?", type=Path, metavar="SRC", help="a raster or a folder of rasters")
     parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the table, .csv or .parquet")
     parser.add_argument("--sample", type=int, metavar="N", help="valid pixels of each file (default: settings)")

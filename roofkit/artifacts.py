@@ -200,7 +200,7 @@ class Outputs:
         Raises:
             OutputError: A file is in the way that this stage did not write, or that was changed since.
         """
-        todo = [name for name, key in keys.items() if not self._is_finished(name, key)]
+        todo = [name for name, key in keys.items() if not self.is_finished(name, key)]
         if not self.overwrite:
             for name in todo:
                 self._check_free(name)
@@ -251,7 +251,8 @@ class Outputs:
         for ledger in () if self.shard else self._shard_ledgers():
             ledger.unlink()
 
-    def _is_finished(self, name: str, key: str) -> bool:
+    def is_finished(self, name: str, key: str) -> bool:
+        """Whether `name` was made from what `key` says, and is as it was then."""
         record = self._records.get(name)
         path = self.folder / name
         if self.overwrite or record is None or record["key"] != key or not path.is_file():

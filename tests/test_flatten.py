@@ -1,6 +1,5 @@
 """flatten: a table of pixels, exact and in order, whatever the raster's size, dtype and CRS."""
 
-import io
 import json
 import os
 import resource
@@ -382,20 +381,3 @@ def test_spacenet_eight_bands_match_a_plain_loop(run, tmp_path):
     with rasterio.open(path) as src:
         assert np.array_equal(table["value"].to_numpy(), src.read().transpose(1, 2, 0).ravel())
         assert np.allclose(table["longitude"][7 * 8], src.xy(0, 7)[0], atol=1e-9)
-
-
-def test_much_faster_than_pandas(make_raster, run, tmp_path):
-    """At least five times here, where the machine may be busy; alone it is more than fifteen."""
-    import pandas as pd
-
-    array = np.random.default_rng(0).integers(0, 4000, (4, 160, 160)).astype("uint16")
-    piece = stage.Piece(make_raster(array), 0, 160, None)
-    stage._csv_lines(piece, dtype=array.dtype)
-    started = time.perf_counter()
-    lines = stage._csv_lines(piece, dtype=array.dtype)
-    ours = time.perf_counter() - started
-    found = pd.DataFrame(stage._piece_columns(piece, array.dtype))
-    started = time.perf_counter()
-    found.to_csv(io.StringIO(), index=False, header=False, float_format="%.9f")
-    assert (time.perf_counter() - started) / ours > 5
-    assert len(lines.splitlines()) == array.size
