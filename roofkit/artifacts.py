@@ -148,6 +148,7 @@ class Outputs:
         self._ledger = folder / f"{self._stem}{f'.{shard}' if shard else ''}.ledger.jsonl"
         self._records: dict[str, dict[str, Any]] = {}
         self._planned: set[str] = set()
+        self._mine: set[str] = set()
         self._log: TextIO | None = None
         self._held: list[_Lock] = []
 
@@ -209,7 +210,7 @@ class Outputs:
             if not self.shard:
                 (self.folder / name).unlink(missing_ok=True)
             self._records.pop(name, None)
-        self._planned = set(todo)
+        self._planned, self._mine = set(todo), set(keys)
         self._rewrite()
         return todo
 
@@ -275,8 +276,11 @@ class Outputs:
         if self._log:
             self._log.close()
             self._log = None
-        lines: list[dict[str, Any]] = [{"planned": sorted(self._planned)}] if self._planned else []
-        lines += [self._records[name] for name in sorted(self._records)]
+        names = sorted(self._planned)
+        if self.shard and not (names or self._mine):
+            return  # nothing is this shard's own
+        lines: list[dict[str, Any]] = [{"planned": names}] if names else []
+        lines += [self._records[name] for name in sorted(self._records) if not self.shard or name in self._mine]
         with committed(self._ledger) as part:
             part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
