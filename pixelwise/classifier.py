@@ -70,8 +70,12 @@ class PixelClassifier:
         found = self.calibration(raw)  # of what the threshold was chosen on
         return found.astype(np.float32).reshape(features.shape[1:])
 
-    def scan(self, src: DatasetReader, workers: int | None = None) -> Iterator[tuple[Window, Floats]]:
-        """Windows that cover a raster once, aligned to blocks, each with its roof probability (rows, cols).
+    def scan(
+        self, src: DatasetReader, workers: int | None = None, region: Window | None = None
+    ) -> Iterator[tuple[Window, Floats]]:
+        """Windows that cover a raster, or a region of it, once, each with its roof probability (rows, cols).
+
+        They are aligned to blocks, as the region is. Those without a valid pixel near them are left out.
 
         Raises:
             BadInputError: The file's pixels are broken.
@@ -81,8 +85,8 @@ class PixelClassifier:
             window, *around = task
             return window, self.probability(*around)
 
-        tasks = (
-            (window, *read_around(src, window, self.features.margin))
-            for window in feature_windows(src.height, src.width, len(self.features.names))
-        )
-        yield from map_threads(work, tasks, workers=workers)
+        region = region or Window(0, 0, src.width, src.height)
+        inside = feature_windows(region.height, region.width, len(self.features.names))
+        windows = (Window(w.col_off + region.col_off, w.row_off + region.row_off, w.width, w.height) for w in inside)
+        tasks = ((window, *read_around(src, window, self.features.margin)) for window in windows)
+        yield from map_threads(work, (task for task in tasks if task[2].any()), workers=workers)

@@ -9,18 +9,23 @@ Writes DST/<name>.tif  masks: 0 background, 255 roof (default: results/predictio
        results/footprints.gpkg); .gpkg, .geojson, .parquet or .fgb
        roof probability, float32, 0 to 1: of the validation frames (default: results/probabilities; evaluate
        reads it), and with --probabilities DIR of all that is predicted
-Scenes go through in overlapping windows that are blended, so that memory stays flat and no seam shows.
-predict_args in the settings says how polygons are drawn: separate, min_area, min_hole, simplify, square.
+Scenes go through in overlapping windows that are blended, so that memory stays flat and no seam shows. Windows without
+a valid pixel are left out. predict_args in the settings says how polygons are drawn: separate, min_area, min_hole,
+simplify, square.
+With predict_args.block_size a scene larger than that becomes DST/<scene>/<scene>_r<row>_c<col>.tif, a cloud-optimised
+GeoTIFF for each block that holds a valid pixel, DST/<scene>.vrt over them, and DST/<scene>.json, a STAC item.
 """
 
 import argparse
 import contextlib
 import sys
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import islice, pairwise
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +35,10 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, digest, fingerprint
+from roofkit.blocks import block_name, blocks_of, write_item, write_vrt
 from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
-from roofkit.footprints import Footprints, FootprintTracer, gather, pixel_metres, to_footprints
+from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metres, save_pieces, to_footprints
 from roofkit.pairs import by_stem
 from roofkit.paths import holds_files
 from roofkit.raster import (
@@ -45,12 +51,16 @@ from roofkit.raster import (
     raster_digest,
     raster_files,
     read_pixels,
+    read_valid,
 )
 from roofkit.settings import PredictArgs, RasterArgs
+from roofkit.shards import share_of
 from roofkit.vectors import check_suffix, write_features
+from roofkit.workers import map_items, once
 
 if TYPE_CHECKING:
     from pixelwise.classifier import PixelClassifier
+    from unet.inference import Inference
     from unet.model_file import LoadedModel
 
 PART_WIDTH = 8192  # columns that are blended at a time: with it, memory does not grow with a scene's width
@@ -64,7 +74,7 @@ class PredictReport:
 
     wrote: list[str]
     rasters: int
-    made: int
+    made: int  # rasters, or blocks of them
     kept: int
     threshold: float
     roof_fraction: float
@@ -81,6 +91,11 @@ class Targets:
     masks: Path
     probabilities: tuple[Path, ...] = ()
     vectors: Path | None = None
+
+    @property
+    def pieces(self) -> Path | None:
+        """The folder for what is traced of each raster or block, which polygons are then drawn from."""
+        return self.vectors.with_name(f".{self.vectors.name}.pieces") if self.vectors else None
 
 
 @dataclass
@@ -125,11 +140,11 @@ def blend_weights(offsets: Sequence[int], size: int, length: int) -> list[Floats
     return [(taper / total[offset : offset + size]).astype(np.float32) for offset, taper in zip(offsets, tapers)]
 
 
-def parts(width: int, size: int) -> Iterator[tuple[int, int]]:
-    """A scene's columns in parts that start at a block: the first column of each, and the one after its last."""
+def parts(region: Window, size: int) -> Iterator[Window]:
+    """A region in parts that start at a block and are narrow enough for memory, from left to right."""
     span = max(PART_WIDTH, 4 * size) // BLOCK * BLOCK
-    for first in range(0, width, span):
-        yield first, min(first + span, width)
+    for first in range(0, region.width, span):
+        yield Window(region.col_off + first, region.row_off, min(span, region.width - first), region.height)
 
 
 class Predictor(ABC):
@@ -150,8 +165,11 @@ class Predictor(ABC):
         """The model, which knows the threshold that was best on the validation frames, and the bands that it takes."""
 
     @abstractmethod
-    def scan(self, src: DatasetReader) -> Iterator[tuple[Window, Floats]]:
-        """Windows that cover a scene once, aligned to blocks, each with its roof probability (rows, cols), 0 to 1."""
+    def scan(self, src: DatasetReader, region: Window) -> Iterator[tuple[Window, Floats]]:
+        """Windows that cover a region of a scene once, each with its roof probability (rows, cols), 0 to 1.
+
+        They are aligned to blocks, as the region is. Those without a valid pixel may be left out.
+        """
 
     def check(self, src: DatasetReader, path: Path) -> None:
         """Raise MismatchError when the raster has another number of bands than the model takes."""
@@ -174,9 +192,9 @@ class PixelPredictor(Predictor):
 
         return load_classifier(self.path)
 
-    def scan(self, src: DatasetReader) -> Iterator[tuple[Window, Floats]]:
+    def scan(self, src: DatasetReader, region: Window) -> Iterator[tuple[Window, Floats]]:
         """Windows, worked out side by side on all cores."""
-        yield from self.loaded.scan(src, self.workers)
+        yield from self.loaded.scan(src, self.workers, region)
 
 
 class NetworkPredictor(Predictor):
@@ -189,11 +207,17 @@ class NetworkPredictor(Predictor):
 
         return load_model(self.path)
 
-    def scan(self, src: DatasetReader) -> Iterator[tuple[Window, Floats]]:
+    @cached_property
+    def inference(self) -> "Inference":
+        """What runs the network."""
+        from unet.inference import open_inference
+
+        return open_inference(self.loaded, runtime=self.settings.runtime, name=self.path)
+
+    def scan(self, src: DatasetReader, region: Window) -> Iterator[tuple[Window, Floats]]:
         """Strips of blended windows."""
-        for first, last in parts(src.width, self.loaded.frame_size[1]):
-            for row, strip in _strips(src, self, first, last):
-                yield Window(first, row, last - first, strip.shape[0]), strip
+        for part in parts(region, self.loaded.frame_size[1]):
+            yield from _strips(src, self, part)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -208,33 +232,36 @@ class NetworkPredictor(Predictor):
         every = [(quarters, mirror) for quarters in (range(4) if square else (0, 2)) for mirror in (False, True)]
         return every if self.settings.flips else every[:1]
 
-    def windows(self, src: DatasetReader, windows: Sequence[Window]) -> Iterator[tuple[Window, Floats]]:
-        """Each window with its roof probability (rows, cols), 0 to 1, on the scene's own pixels."""
-        waiting = iter(windows)
-        while batch := list(islice(waiting, self.settings.batch_size)):
-            yield from zip(batch, self._batch([read_pixels(src, window) for window in batch]))
+    def windows(self, src: DatasetReader, windows: Iterable[Window]) -> Iterator[tuple[Window, Floats]]:
+        """Each window that holds a valid pixel, with its roof probability (rows, cols), 0 to 1, at its own size."""
+        waiting: deque[list[Window]] = deque()
+        read = ((window, *found) for window in windows if (found := read_pixels(src, window))[1].any())
 
-    def _batch(self, read: list[tuple[NDArray[Any], NDArray[np.bool_]]]) -> Iterator[Floats]:
-        from unet.datagen import network_input, resize_frame
+        def batches() -> Iterator[Floats]:
+            while batch := list(islice(read, self.settings.batch_size)):
+                waiting.append([window for window, _, _ in batch])
+                frames = np.stack([self._frame(pixels, valid) for _, pixels, valid in batch]).astype(np.float32)
+                yield from (turned(frames, turn) for turn in self.turns)
+
+        with contextlib.closing(self.inference.map(batches())) as results:
+            for first in results:
+                others = islice(results, len(self.turns) - 1)
+                total = sum(turned_back(one, turn) for one, turn in zip(chain([first], others), self.turns))
+                yield from zip(waiting[0], map(self._back, total / len(self.turns), waiting.popleft()))
+
+    def _frame(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+        """What the network sees (rows, cols, bands) of a window."""
+        from unet.datagen import network_input
 
         size = self.loaded.frame_size
-        frames = [
-            network_input(mirrored(pixels, size), mirrored(valid, size), self.input_size)[0] for pixels, valid in read
-        ]
-        batch = np.stack(frames)
-        total = np.zeros(batch.shape[:3], np.float32)
-        for turn in self.turns:
-            total += turned_back(self._roof(turned(batch, turn)), turn)
-        for probability, (pixels, _) in zip(total / len(self.turns), read):
-            rows, cols = pixels.shape[1:]
-            yield np.clip(resize_frame(probability[None], size)[0, :rows, :cols], 0, 1)
+        return network_input(mirrored(pixels, size), mirrored(valid, size), self.input_size)[0]
 
-    def _roof(self, batch: NDArray[Any]) -> Floats:
-        """The network's roof probability (frames, rows, cols) of a batch (frames, rows, cols, bands)."""
-        first = self.loaded.data_format == "channels_first"
-        output = self.loaded.model.predict_on_batch(batch.transpose(0, 3, 1, 2) if first else batch)
-        output = np.asarray(output, np.float32)
-        return output[:, -1] if first else output[..., -1]  # two classes: background, roof
+    def _back(self, probability: Floats, window: Window) -> Floats:
+        """What the network made (rows, cols) of a window, on the window's own pixels."""
+        from unet.datagen import resize_frame
+
+        rows, cols = int(window.height), int(window.width)
+        return np.clip(resize_frame(probability[None], self.loaded.frame_size)[0, :rows, :cols], 0, 1)
 
 
 def turned(frames: NDArray[Any], turn: Turn) -> NDArray[Any]:
@@ -256,131 +283,238 @@ def mirrored(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return np.pad(array, [(0, 0)] * (array.ndim - 2) + missing, mode="symmetric")
 
 
-def _strips(src: DatasetReader, predictor: NetworkPredictor, first: int, last: int) -> Iterator[tuple[int, Floats]]:
-    """Finished rows of columns `first` to before `last`: the first row's number and (rows, cols) probabilities.
+def _strips(src: DatasetReader, predictor: NetworkPredictor, part: Window) -> Iterator[tuple[Window, Floats]]:
+    """Finished rows of a part of a scene, a few blocks high, each with its probabilities (rows, cols).
 
     Windows lie where they would for the whole scene, so that nothing shows where two parts meet.
     """
     overlap = predictor.settings.overlap
-    rows, cols = (min(*sides) for sides in zip(predictor.loaded.frame_size, src.shape))
-    row_starts, col_starts = starts(src.height, rows, overlap), starts(src.width, cols, overlap)
-    row_weights = blend_weights(row_starts, rows, src.height)
-    shares = zip(col_starts, blend_weights(col_starts, cols, src.width))
-    col_weights = {col: share for col, share in shares if first - cols < col < last}
-    top, strip = 0, np.zeros((rows + BLOCK, last - first), np.float32)
-    for row, row_weight in zip(row_starts, row_weights):
-        finished = (row - top) // BLOCK * BLOCK
-        if finished:
-            yield top, strip[:finished].copy()
-            strip = np.concatenate([strip[finished:], np.zeros((finished, last - first), np.float32)])
-            top += finished
-        windows = [Window(col, row, cols, rows) for col in col_weights]
-        for window, probability in predictor.windows(src, windows):
-            col = window.col_off
-            left, right = max(col, first), min(col + cols, last)
-            share = probability * (row_weight[:, None] * col_weights[col])
-            strip[row - top : row - top + rows, left - first : right - first] += share[:, left - col : right - col]
-    yield top, strip[: src.height - top]
+    size = tuple(min(*sides) for sides in zip(predictor.loaded.frame_size, src.shape))
+    row_shares, col_shares = (
+        _shares(length, side, overlap, *span) for length, side, span in zip(src.shape, size, part.toranges())
+    )
+    windows = (Window(col, row, size[1], size[0]) for row in row_shares for col in col_shares)
+    strip = _Strip(part, size[0])
+    for window, probability in predictor.windows(src, windows):
+        yield from strip.finished(window.row_off)
+        strip.add(window, probability * (row_shares[window.row_off][:, None] * col_shares[window.col_off]))
+    yield from strip.finished(part.row_off + part.height)
 
 
-def predict_raster(
-    path: Path, predictor: Predictor, targets: Targets, *, rasters: RasterArgs
-) -> tuple[Tally, Footprints | None]:
-    """Write the mask of one raster, and its probabilities when asked; what was seen, and its roofs when asked.
+def _shares(length: int, size: int, overlap: float, first: int, last: int) -> dict[int, Floats]:
+    """Where the windows start that reach into `first` to before `last` along a side, and their shares in the blend."""
+    offsets = starts(length, size, overlap)
+    every = zip(offsets, blend_weights(offsets, size, length))
+    return {offset: share for offset, share in every if first - size < offset < last}
+
+
+class _Strip:
+    """The rows of a part of a scene that windows are being added to."""
+
+    def __init__(self, part: Window, rows: int) -> None:
+        self._part = part
+        self._top = int(part.row_off)
+        self._sums = np.zeros((-(-rows // BLOCK) * BLOCK + BLOCK, int(part.width)), np.float32)
+
+    def finished(self, row: int) -> Iterator[tuple[Window, Floats]]:
+        """The rows above `row` in whole blocks, or to the end of the part; they are forgotten here."""
+        end = int(self._part.row_off + self._part.height)
+        last = end if row >= end else self._top + (row - self._top) // BLOCK * BLOCK
+        while self._top < last:
+            count = min(last - self._top, len(self._sums))
+            yield Window(self._part.col_off, self._top, self._part.width, count), self._sums[:count].copy()
+            self._sums = np.concatenate([self._sums[count:], np.zeros_like(self._sums[:count])])
+            self._top += count
+
+    def add(self, window: Window, share: Floats) -> None:
+        """Add what a window (rows, cols) gives to those of its pixels that lie in the part."""
+        inside = window.intersection(self._part)
+        here, there = ((inside.row_off - w.row_off, inside.col_off - w.col_off) for w in (self._part, window))
+        row, rows, cols = inside.row_off - self._top, int(inside.height), int(inside.width)
+        taken = share[there[0] : there[0] + rows, there[1] : there[1] + cols]
+        self._sums[row : row + rows, here[1] : here[1] + cols] += taken
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one task predicts: a raster, or a block of one. `name` is that of its outputs, without a suffix."""
+
+    path: Path
+    name: str
+    window: Window | None = None
+
+
+def predict_block(block: Block, predictor: Predictor, targets: Targets, *, rasters: RasterArgs) -> Tally:
+    """Write the mask of a raster or block, and probabilities and pieces of roofs where `targets` says so.
+
+    Nothing is written of a block without a valid pixel.
+
+    Returns:
+        What was seen.
 
     Raises:
         MismatchError: The model takes another number of bands.
         MissingInputError, BadInputError: Polygons are asked for, and the raster has no CRS or no place on Earth.
     """
     tally, tracer = Tally(), FootprintTracer()
-    with open_raster(path) as src, contextlib.ExitStack() as stack:
-        predictor.check(src, path)
+    with open_raster(block.path) as src, contextlib.ExitStack() as stack:
+        predictor.check(src, block.path)
         if targets.vectors:
-            pixel_metres(grid_of(src), path)  # before the work rather than after it
-        writers = _Writers(stack, src, path, targets, rasters)
-        for window, probability in predictor.scan(src):
-            valid = read_pixels(src, window)[1]
+            pixel_metres(grid_of(src), block.path)  # before the work rather than after it
+        region = block.window or Window(0, 0, src.width, src.height)
+        if block.window and not read_valid(src, region).any():
+            return tally
+        writers = _Writers(stack, src, block, targets, rasters)
+        for window, probability in predictor.scan(src, region):
+            valid = read_valid(src, window)
+            if not valid.any():
+                continue
             probability = np.where(valid, probability, np.float32(0))
             roof = valid & (probability >= predictor.threshold)
             writers.write(roof, probability, valid, window)
             tally.add(roof, probability, valid)
             if targets.vectors:
                 tracer.add(roof, probability, window)
-        footprints = None
-        if targets.vectors:
-            footprints = to_footprints(tracer.pieces(), path, grid_of(src), predictor.settings)
-            if footprints.unseparated:
-                say(f"{path}: {footprints.unseparated} patches of roof are too large to be separated; they stay whole.")
-    return tally, footprints
+        if not tally.valid:
+            writers.write_blank()
+    if targets.pieces:
+        save_pieces(tracer, targets.pieces / f"{block.name}.arrow")
+    return tally
 
 
 class _Writers:
     """The mask and, when asked for, the probability raster of one source."""
 
     def __init__(
-        self, stack: contextlib.ExitStack, src: DatasetReader, path: Path, targets: Targets, rasters: RasterArgs
+        self, stack: contextlib.ExitStack, src: DatasetReader, block: Block, targets: Targets, rasters: RasterArgs
     ) -> None:
-        name, grid = f"{path.stem}.tif", grid_of(src)
+        region = block.window or Window(0, 0, src.width, src.height)
+        self._corner = region.col_off, region.row_off
         self._masked = not all_valid(src)
-        self._mask = stack.enter_context(
-            create_raster(targets.masks / name, grid, bands=1, dtype="uint8", names=["roof"], settings=rasters)
-        )
-        options: dict[str, Any] = {"bands": 1, "dtype": "float32", "names": ["roof probability"], "settings": rasters}
+        grid, name = grid_of(src).window(region), f"{block.name}.tif"
+        options: dict[str, Any] = {"bands": 1, "settings": rasters, "sparse": self._masked, "cog": bool(block.window)}
+        mask = create_raster(targets.masks / name, grid, dtype="uint8", names=["roof"], **options)
+        self._mask = stack.enter_context(mask)
         self._probabilities = [
-            stack.enter_context(create_raster(folder / name, grid, **options)) for folder in targets.probabilities
+            stack.enter_context(
+                create_raster(folder / name, grid, dtype="float32", names=["roof probability"], **options)
+            )
+            for folder in targets.probabilities
         ]
 
     def write(self, roof: NDArray[np.bool_], probability: Floats, valid: NDArray[np.bool_], window: Window) -> None:
+        """Write a window of the source."""
+        here = Window(window.col_off - self._corner[0], window.row_off - self._corner[1], window.width, window.height)
         shown = valid if self._masked else None
-        self._mask.write(np.where(roof, np.uint8(255), np.uint8(0))[None], shown, window)
+        self._mask.write(np.where(roof, np.uint8(255), np.uint8(0))[None], shown, here)
         for writer in self._probabilities:
-            writer.write(probability[None], shown, window)
+            writer.write(probability[None], shown, here)
+
+    def write_blank(self) -> None:
+        """Write the first pixel as invalid: then the file has a mask, which is invalid wherever nothing is written."""
+        nothing = np.zeros((1, 1), bool)
+        self.write(nothing, nothing.astype(np.float32), nothing, Window(*self._corner, 1, 1))
 
 
-@dataclass
 class _Job:
-    """One call of `predict_rasters`: its outputs, what is finished, what was found."""
+    """One call of `predict_rasters`: what is to be made, and what is finished."""
 
-    paths: list[Path]
-    targets: Targets
-    keys: dict[str, str]
-    rasters: list[Outputs] = field(default_factory=list)  # the masks, then the probabilities
-    vectors: Outputs | None = None
-    todo: set[str] = field(default_factory=set)
-    footprints: list[Footprints] = field(default_factory=list)
+    def __init__(self, paths: list[Path], targets: Targets, predictor: Predictor, run: Run) -> None:
+        self.targets, self.run, self.predictor = targets, run, predictor
+        self.model_digest = digest(predictor.path)
+        common = ("predict", predictor.settings, run.settings.raster_args, self.model_digest)
+        self.scenes = {path: _blocks(path, predictor.settings.block_size) for path in paths}
+        keys = {path: fingerprint(*common, raster_digest(path)) for path in paths}
+        self.blocks = share_of([block for blocks in self.scenes.values() for block in blocks], run.shard)
+        self.keys = {block.name: keys[block.path] for block in self.blocks}
+        mosaics = [path for path, blocks in self.scenes.items() if blocks[0].window and not run.shard]
+        self.mosaics = {path: keys[path] for path in mosaics}
+        self.todo: set[str] = set()
 
-    def open(self, stack: contextlib.ExitStack, overwrite: bool) -> None:
-        """Lock every output and find what is still to be made; polygons come from all rasters or none."""
-        for folder in (self.targets.masks, *self.targets.probabilities):
-            self.rasters.append(stack.enter_context(Outputs(folder, "predict", overwrite=overwrite)))
-            self.todo |= set(self.rasters[-1].plan(self.keys))
-        path = self.targets.vectors
-        if path:
-            self.vectors = stack.enter_context(Outputs(path.parent, "predict", name=path.name, overwrite=overwrite))
-            if self.vectors.plan({path.name: self.vectors_key}) or self.todo:
-                self.todo = set(self.keys)
+    def open(self, stack: contextlib.ExitStack) -> None:
+        """Lock every output and find what is still to be made."""
 
-    @property
-    def vectors_key(self) -> str:
-        return fingerprint(self.keys)
+        def opened(folder: Path, suffix: str, extra: dict[str, str]) -> tuple[Outputs, str]:
+            outputs = Outputs(folder, "predict", overwrite=self.run.overwrite, shard=self.run.shard)
+            stack.enter_context(outputs)
+            names = {f"{name}{suffix}": key for name, key in self.keys.items()}
+            self.todo |= {name.removesuffix(suffix) for name in outputs.plan(names | extra) if name in names}
+            return outputs, suffix
 
-    def record(self, name: str, tally: Tally, threshold: float) -> None:
-        """Note that the rasters of one source are finished."""
-        for outputs in self.rasters:
-            outputs.record(name, self.keys[name], threshold=threshold, **vars(tally))
+        over = {f"{path.stem}.vrt": key for path, key in self.mosaics.items()}
+        items = {f"{path.stem}.json": key for path, key in self.mosaics.items()}
+        self.masks = opened(self.targets.masks, ".tif", over | items)[0]
+        self.probabilities = [opened(folder, ".tif", over)[0] for folder in self.targets.probabilities]
+        self.outputs = [(self.masks, ".tif"), *((outputs, ".tif") for outputs in self.probabilities)]
+        if self.targets.pieces:
+            self.outputs.append(opened(self.targets.pieces, ".arrow", {}))
+
+    def record(self, block: Block, tally: Tally) -> None:
+        """Note that a block is finished, or that there is nothing of it."""
+        for outputs, suffix in self.outputs:
+            name = f"{block.name}{suffix}"
+            if tally.valid or not block.window:
+                facts = {"threshold": self.predictor.threshold, **vars(tally)}
+                outputs.record(name, self.keys[block.name], **facts)
+            else:
+                outputs.leave_out(name)
 
     def finish(self) -> dict[str, int]:
-        """Write the polygons and close the ledgers; what there is to say of the polygons."""
-        path = self.targets.vectors
-        if path and self.vectors and self.todo:
-            found = gather([footprints.features for footprints in self.footprints])
-            write_features(path, found)
-            counts = {name: sum(getattr(f, name) for f in self.footprints) for name in ("separated", "specks")}
-            self.vectors.record(path.name, self.vectors_key, footprints=len(found), **counts)
-        for outputs in (*self.rasters, *([self.vectors] if self.vectors else [])):
+        """Write what lies over blocks, and the polygons, and close the ledgers; what to say of the polygons."""
+        for path, key in self.mosaics.items():
+            self._finish_mosaic(path, key)
+        counts = {} if self.run.shard or not self.targets.vectors else self._write_vectors(self.targets.vectors)
+        for outputs, _ in self.outputs:
             outputs.finish()
-        facts = self.vectors.facts(path.name) if path and self.vectors else {}
-        return {name: facts[name] for name in ("footprints", "separated", "specks") if facts}
+        return counts
+
+    def _finish_mosaic(self, path: Path, key: str) -> None:
+        """Write a VRT over the blocks of a scene in each folder, and the STAC item."""
+        with open_raster(path) as src:
+            grid = grid_of(src)
+        blocks = {f"{block.name}.tif": block.window for block in self.scenes[path] if block.window}
+        for outputs, dtype in ((self.masks, "uint8"), *((outputs, "float32") for outputs in self.probabilities)):
+            made = {name: window for name, window in blocks.items() if outputs.has(name)}
+            write_vrt(outputs.folder / f"{path.stem}.vrt", grid, made, dtype=dtype)
+            outputs.record(f"{path.stem}.vrt", key)
+        write_item(self.targets.masks / f"{path.stem}.json", path, grid, [*self.targets.probabilities])
+        self.masks.record(f"{path.stem}.json", key)
+
+    def _write_vectors(self, path: Path) -> dict[str, int]:
+        """Write the polygons of all rasters, from the pieces of their blocks; what there is to say of them."""
+        key = fingerprint(self.keys)
+        with Outputs(path.parent, "predict", name=path.name, overwrite=self.run.overwrite) as vectors:
+            if vectors.plan({path.name: key}):
+                vectors.record(path.name, key, **self._vectors(path))
+            vectors.finish()
+            return {name: vectors.facts(path.name)[name] for name in ("footprints", "separated", "specks")}
+
+    def _vectors(self, path: Path) -> dict[str, int]:
+        pieces, found, counts = self.outputs[-1][0], [], {"separated": 0, "specks": 0}
+        for scene, blocks in self.scenes.items():
+            names = [f"{block.name}.arrow" for block in blocks if pieces.has(f"{block.name}.arrow")]
+            with open_raster(scene) as src:
+                grid = grid_of(src)
+            tracer = load_pieces(pieces.folder / name for name in names)
+            roofs = to_footprints(tracer.pieces(), scene, grid, self.predictor.settings)
+            if roofs.unseparated:
+                say(f"{scene}: {roofs.unseparated} patches of roof are too large to be separated; they stay whole.")
+            found.append(roofs.features)
+            counts = {name: count + getattr(roofs, name) for name, count in counts.items()}
+        features = gather(found)
+        write_features(path, features)
+        return {"footprints": len(features), **counts}
+
+
+def _blocks(path: Path, side: int | None) -> list[Block]:
+    """The tasks that a raster makes: itself, or its blocks where it is larger than one."""
+    if side is None:
+        return [Block(path, path.stem)]
+    with open_raster(path) as src:
+        if max(src.shape) <= side:
+            return [Block(path, path.stem)]
+        windows = blocks_of(src.height, src.width, side)
+    return [Block(path, block_name(path.stem, window), window) for window in windows]
 
 
 def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *, run: Run) -> PredictReport:
@@ -391,35 +525,50 @@ def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *
         MismatchError: The model takes another number of bands, or two rasters have one name.
     """
     by_stem(paths)
-    rasters, made_from = run.settings.raster_args, digest(predictor.path)
-    keys = {
-        f"{path.stem}.tif": fingerprint("predict", predictor.settings, rasters, made_from, raster_digest(path))
-        for path in paths
-    }
-    job = _Job(paths, targets, keys)
+    job = _Job(paths, targets, predictor, run)
     with contextlib.ExitStack() as stack:
-        job.open(stack, run.overwrite)
-        todo = [path for path in paths if f"{path.stem}.tif" in job.todo]
-        for path in progress(todo, len(todo), "predict", quiet=run.quiet):
-            tally, footprints = predict_raster(path, predictor, targets, rasters=rasters)
-            job.record(f"{path.stem}.tif", tally, predictor.threshold)
-            if footprints:
-                job.footprints.append(footprints)
-        return _report(job, job.finish())
+        job.open(stack)
+        todo = [block for block in job.blocks if block.name in job.todo]
+        done = stack.enter_context(contextlib.closing(_predicted(todo, job)))
+        for block, tally in zip(todo, progress(done, len(todo), "predict", quiet=run.quiet)):
+            job.record(block, tally)
+        return _report(job, len(todo), job.finish())
 
 
-def _report(job: _Job, counts: dict[str, int]) -> PredictReport:
-    facts = [job.rasters[0].facts(name) for name in job.keys]
+def _predicted(todo: list[Block], job: _Job) -> Iterator[Tally]:
+    """The tallies of blocks: here, where the network itself uses every core, or on a cluster."""
+    options: dict[str, Any] = {"targets": job.targets, "rasters": job.run.settings.raster_args}
+    if job.run.scheduler:
+        model = (job.predictor.path.absolute(), job.model_digest, job.predictor.settings)
+        work = partial(_predict_there, model=model, **options)
+    else:
+        work = partial(predict_block, predictor=job.predictor, **options)
+    yield from map_items(work, todo, workers=1, scheduler=job.run.scheduler)
+
+
+def _predict_there(block: Block, *, model: tuple[Path, str, PredictArgs], **options: Any) -> Tally:
+    """Predict on a worker of a cluster, which loads the model once and applies it in one thread at a time."""
+    path, _, settings = model
+    key = (*map(str, model),)
+    predictor = once(("predictor", *key), lambda: predictor_of(path, settings, 1))
+    with once(("turn", *key), threading.Lock):
+        return predict_block(block, predictor, **options)
+
+
+def _report(job: _Job, made: int, counts: dict[str, int]) -> PredictReport:
+    names = [f"{name}.tif" for name in job.keys if job.masks.has(f"{name}.tif")]
+    facts = [job.masks.facts(name) for name in names]
     valid, roof = sum(fact["valid"] for fact in facts), sum(fact["roof"] for fact in facts)
-    wrote = [str(path) for path in (job.targets.masks, *job.targets.probabilities, job.targets.vectors) if path]
+    vectors = None if job.run.shard else job.targets.vectors
+    wrote = [str(path) for path in (job.targets.masks, *job.targets.probabilities, vectors) if path]
     report = PredictReport(
         wrote=wrote,
-        rasters=len(facts),
-        made=len(job.todo),
-        kept=len(facts) - len(job.todo),
-        threshold=facts[0]["threshold"],
+        rasters=len(job.scenes),
+        made=made,
+        kept=len(job.keys) - made,
+        threshold=facts[0]["threshold"] if facts else job.predictor.threshold,
         roof_fraction=roof / valid if valid else 0.0,
-        highest_probability=max(fact["highest"] for fact in facts),
+        highest_probability=max((fact["highest"] for fact in facts), default=0.0),
         **counts,
     )
     if valid and not roof:
@@ -443,10 +592,10 @@ def both(first: PredictReport, second: PredictReport) -> PredictReport:
     )
 
 
-def predictor_of(model: Path, settings: PredictArgs, run: Run) -> Predictor:
+def predictor_of(model: Path, settings: PredictArgs, workers: int | None) -> Predictor:
     """What applies the model, by its suffix."""
     if model.suffix == ".skops":
-        return PixelPredictor(model, settings, run.workers)
+        return PixelPredictor(model, settings, workers)
     return NetworkPredictor(model, settings)
 
 
@@ -460,7 +609,7 @@ def predict(options: argparse.Namespace, run: Run) -> PredictReport:
         raise MissingInputError(model, found, "a file that train, forest or regression made", advice)
     if options.vectors:
         check_suffix(options.vectors)
-    predictor, extension = predictor_of(model, settings, run), run.settings.extension_args.extension
+    predictor, extension = predictor_of(model, settings, run.workers), run.settings.extension_args.extension
     if options.src:
         probabilities = (options.probabilities,) if options.probabilities else ()
         targets = Targets(options.dst or run.paths.map, probabilities, options.vectors)
@@ -468,7 +617,7 @@ def predict(options: argparse.Namespace, run: Run) -> PredictReport:
     report = predict_project(predictor, options, run)
     for other in () if options.model else run.paths.classifiers.values():
         if other.model.is_file():
-            report = both(predict_validation(predictor_of(other.model, settings, run), None, run), report)
+            report = both(predict_validation(predictor_of(other.model, settings, run.workers), None, run), report)
     return report
 
 
@@ -518,7 +667,7 @@ def threshold_of(text: str) -> str | float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
+    parser = stage_parser(__doc__, cluster=True)
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a trained model")
     parser.add_argument("src", nargs="?", type=Path, metavar="SRC", help="a frame or scene, or a folder of them")
     parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the masks")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
+from roofkit.artifacts import committed
 from roofkit.errors import BadInputError, MissingInputError
 from roofkit.outlines import LARGEST, Polygons, filled, repaired, separated, simplified, squared, without_overlaps
 from roofkit.raster import Grid, Valid
@@ -37,11 +38,14 @@ class Piece:
 
 
 class FootprintTracer:
-    """Collects roof pixels window by window; windows must not overlap."""
+    """Collects roof pixels window by window; windows must not overlap.
+
+    `whole` are patches inside a window, `cut` those at its edge.
+    """
 
     def __init__(self) -> None:
-        self._whole: list[Piece] = []
-        self._cut: list[Piece] = []
+        self.whole: list[Piece] = []
+        self.cut: list[Piece] = []
 
     def add(self, roof: Valid, probability: NDArray[np.float32], window: Window) -> None:
         """Trace one window: `roof` and `probability` (0 to 1) are (rows, cols)."""
@@ -52,12 +56,42 @@ class FootprintTracer:
             left, top, right, bottom = piece.polygon.bounds
             at_edge = left == 0 or top == 0 or right == cols or bottom == rows
             polygon = shapely.transform(piece.polygon, lambda xy: xy + (window.col_off, window.row_off))
-            (self._cut if at_edge else self._whole).append(Piece(polygon, piece.pixels, piece.probability))
+            (self.cut if at_edge else self.whole).append(Piece(polygon, piece.pixels, piece.probability))
 
     def pieces(self) -> list[Piece]:
         """Every roof, those cut by window edges put together again; sorted by row, then column."""
-        found = self._whole + join(self._cut)
+        found = self.whole + join(self.cut)
         return sorted(found, key=lambda piece: (piece.polygon.bounds[1], piece.polygon.bounds[0], piece.pixels))
+
+
+def save_pieces(tracer: FootprintTracer, path: Path) -> None:
+    """Write what a tracer has collected, complete or not at all (Arrow: polygons as WKB, in pixel coordinates)."""
+    import pyarrow as pa
+
+    pieces = [*tracer.whole, *tracer.cut]
+    columns = {
+        "polygon": pa.array(shapely.to_wkb([piece.polygon for piece in pieces]).tolist(), pa.binary()),
+        "pixels": pa.array([piece.pixels for piece in pieces], pa.int64()),
+        "probability": pa.array([piece.probability for piece in pieces], pa.float64()),
+        "cut": pa.array([False] * len(tracer.whole) + [True] * len(tracer.cut)),
+    }
+    table = pa.table(columns)
+    with committed(path) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def load_pieces(paths: Iterable[Path]) -> FootprintTracer:
+    """A tracer that has collected what these files hold."""
+    import pyarrow as pa
+
+    tracer = FootprintTracer()
+    for path in paths:
+        table = pa.ipc.open_file(path.read_bytes()).read_all()
+        polygons = shapely.from_wkb(table["polygon"].to_numpy())
+        numbers = (table[name].to_pylist() for name in ("pixels", "probability", "cut"))
+        for polygon, pixels, probability, cut in zip(polygons, *numbers):
+            (tracer.cut if cut else tracer.whole).append(Piece(polygon, pixels, probability))
+    return tracer
 
 
 def trace(roof: Valid, probability: NDArray[np.float32]) -> list[Piece]:

@@ -22,6 +22,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
+from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from roofkit.artifacts import committed, digests, fingerprint
@@ -247,6 +248,23 @@ def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixel
     return pixels, valid
 
 
+def read_valid(src: DatasetReader, window: Window) -> Valid:
+    """Validity (rows, cols) of a window inside the raster; pixels are read only where they decide it.
+
+    Raises:
+        BadInputError: The file's pixels are broken.
+    """
+    if all_valid(src):
+        return np.ones((int(window.height), int(window.width)), bool)
+    if src.dtypes[0].startswith("float"):
+        return read_pixels(src, window)[1]
+    try:
+        valid: Valid = src.dataset_mask(window=window) != 0
+    except RasterioIOError as error:
+        raise BadInputError(src.name, f"broken pixels ({error})", "a whole file", "Replace it.") from None
+    return valid
+
+
 def finite(pixels: Pixels, valid: Valid) -> Valid:
     """Where pixels (bands, rows, cols) are valid and no band is infinite or NaN: what can be computed with."""
     return valid & np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else valid
@@ -354,6 +372,26 @@ def _not_written(path: Path, reason: str) -> OutputError:
 
 
 @contextlib.contextmanager
+def _written_cog(part: Path, profile: dict[str, Any]) -> Iterator[RasterWriter]:
+    """A writer to memory, from which a cloud-optimised GeoTIFF with overviews is made at the end."""
+    options = {"compress": profile.get("compress", "none"), "predictor": "yes" if "predictor" in profile else "no"}
+    resampling = "average" if profile["dtype"].startswith("float") else "mode"
+    with MemoryFile(ext=".tif") as memory, MemoryFile(ext=".tif") as cog:
+        with memory.open(**profile) as dst:
+            yield RasterWriter(dst)
+        copy(memory.name, cog.name, driver="COG", blocksize=2 * BLOCK, overview_resampling=resampling, **options)
+        part.write_bytes(cog.getbuffer())
+
+
+def _written(
+    path: Path, part: Path, profile: dict[str, Any], *, small: bool, cog: bool
+) -> contextlib.AbstractContextManager[RasterWriter]:
+    if cog:
+        return _written_cog(part, profile)
+    return _written_memory(part, profile) if small else _written_file(path, part, profile)
+
+
+@contextlib.contextmanager
 def create_raster(
     path: Path,
     grid: Grid,
@@ -365,6 +403,7 @@ def create_raster(
     rgb: bool = False,
     settings: RasterArgs | None = None,
     sparse: bool = False,
+    cog: bool = False,
 ) -> Iterator[RasterWriter]:
     """A writer for a new GeoTIFF; when the block ends well the file is whole on the disk and is put in place.
 
@@ -378,6 +417,7 @@ def create_raster(
         rgb: The first three bands are red, green and blue.
         settings: Compression.
         sparse: Blocks never written take no room in the file; they read as nodata or 0, invalid.
+        cog: Make it a cloud-optimised GeoTIFF, which has to fit into memory twice.
 
     Raises:
         OutputError: The disk is full, the folder not writable, or the file does not read back as written.
@@ -387,7 +427,7 @@ def create_raster(
     small = grid.height * grid.width * bands * np.dtype(dtype).itemsize <= IN_MEMORY
     with committed(path) as part, gdal_env():
         try:
-            with _written_memory(part, profile) if small else _written_file(path, part, profile) as writer:
+            with _written(path, part, profile, small=small, cog=cog) as writer:
                 writer.describe(names or ())
                 yield writer
         except RasterioError as error:

@@ -404,6 +404,13 @@ class PredictArgs(Block):
         0.25, description="share of a window that neighbours share"
     )
     batch_size: Positive = 8
+    block_size: Annotated[int, Field(ge=256, multiple_of=256)] | None = Field(
+        None,
+        description="pixels a side: a larger scene becomes a file for each block, each a task; null: one file",
+    )
+    runtime: Literal["auto", "keras", "openvino"] = Field(
+        "auto", description="what runs the network; auto: OpenVINO where it is installed and Keras uses no GPU"
+    )
     flips: bool = Field(
         False, description="average over the eight flips and quarter turns (four where windows are not square)"
     )

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import rasterio
 from hypothesis import given, settings, strategies
+from rasterio.windows import Window
 
 import predict.predict as stage
 from predict.predict import (
+    Block,
     NetworkPredictor,
     Tally,
     Targets,
@@ -19,7 +21,7 @@ from predict.predict import (
     main,
     mirrored,
     parts,
-    predict_raster,
+    predict_block,
     starts,
     turned,
     turned_back,
@@ -66,7 +68,8 @@ def test_blend_weights_where_the_last_window_hardly_moves_on():
 
 def test_parts_by_hand(monkeypatch):
     monkeypatch.setattr(stage, "PART_WIDTH", 512)
-    assert list(parts(1300, 32)) == [(0, 512), (512, 1024), (1024, 1300)]
+    found = list(parts(Window(256, 7, 1300, 9), 32))
+    assert found == [Window(256, 7, 512, 9), Window(768, 7, 512, 9), Window(1280, 7, 276, 9)]
 
 
 class Brightness:
@@ -99,9 +102,13 @@ def predictor(tmp_path, network=None, *, threshold=0.5, flips=False, **facts):
         model=network or Brightness(), threshold=threshold, frame_size=(SIDE, SIDE), input_size=(SIDE, SIDE),
         band_names=(), data_format="channels_last", num_classes=1, channels=1,
     )  # fmt: skip
-    made = NetworkPredictor(tmp_path / "model.h5", PredictArgs(batch_size=3, flips=flips))
+    made = NetworkPredictor(tmp_path / "model.h5", PredictArgs(batch_size=3, flips=flips, runtime="keras"))
     made.__dict__["loaded"] = SimpleNamespace(**(values | facts))
     return made
+
+
+def predicted(path, predictor, targets, *, rasters, window=None, name=None):
+    return predict_block(Block(path, name or path.stem, window), predictor, targets, rasters=rasters)
 
 
 def scene(rows, cols):
@@ -123,7 +130,7 @@ def test_each_pixel_gets_its_own_probability(make_raster, tmp_path, monkeypatch,
     monkeypatch.setattr(stage, "PART_WIDTH", part_width)
     pixels = scene(*shape)
     targets = Targets(tmp_path / "masks", (tmp_path / "probabilities",))
-    predict_raster(make_raster(pixels), predictor(tmp_path), targets, rasters=RasterArgs())
+    predicted(make_raster(pixels), predictor(tmp_path), targets, rasters=RasterArgs())
     probability = read(tmp_path / "probabilities" / "scene.tif")[0]
     np.testing.assert_allclose(probability, pixels[0] / 255, atol=1e-5)
     mask, _, profile = read(tmp_path / "masks" / "scene.tif")
@@ -133,7 +140,7 @@ def test_each_pixel_gets_its_own_probability(make_raster, tmp_path, monkeypatch,
 
 def test_no_seam_where_windows_disagree(make_raster, tmp_path):
     targets = Targets(tmp_path / "masks", (tmp_path / "probabilities",))
-    predict_raster(make_raster(scene(64, 300)), predictor(tmp_path, Position()), targets, rasters=RasterArgs())
+    predicted(make_raster(scene(64, 300)), predictor(tmp_path, Position()), targets, rasters=RasterArgs())
     probability = read(tmp_path / "probabilities" / "scene.tif")[0]
     assert np.abs(np.diff(probability, axis=1)).max() < 0.15  # side by side, windows would jump by 1
     assert np.abs(np.diff(probability, axis=0)).max() < 1e-5
@@ -145,7 +152,7 @@ def test_parts_give_what_the_whole_gives(make_raster, tmp_path, monkeypatch):
     for width in (8192, 256):
         monkeypatch.setattr(stage, "PART_WIDTH", width)
         targets = Targets(tmp_path / f"m{width}", (tmp_path / f"p{width}",))
-        predict_raster(path, predictor(tmp_path, Position()), targets, rasters=RasterArgs())
+        predicted(path, predictor(tmp_path, Position()), targets, rasters=RasterArgs())
         found.append(read(targets.probabilities[0] / "scene.tif")[0])
     np.testing.assert_array_equal(*found)
 
@@ -154,9 +161,7 @@ def test_invalid_pixels_are_0_and_invalid(make_raster, tmp_path):
     pixels = np.full((1, 40, 50), 200, np.uint8)
     pixels[0, :, :7] = 0
     path = make_raster(pixels, nodata=0)
-    tally, _ = predict_raster(
-        path, predictor(tmp_path), Targets(tmp_path / "m", (tmp_path / "p",)), rasters=RasterArgs()
-    )
+    tally = predicted(path, predictor(tmp_path), Targets(tmp_path / "m", (tmp_path / "p",)), rasters=RasterArgs())
     mask, valid, _ = read(tmp_path / "m" / "scene.tif")
     assert not mask[:, :7].any()
     assert not valid[:, :7].any()
@@ -174,7 +179,7 @@ def test_two_classes_and_channels_first(make_raster, tmp_path):
 
     pixels = scene(40, 40)
     made = predictor(tmp_path, Classes(), data_format="channels_first", num_classes=2)
-    predict_raster(make_raster(pixels), made, Targets(tmp_path / "m", (tmp_path / "p",)), rasters=RasterArgs())
+    predicted(make_raster(pixels), made, Targets(tmp_path / "m", (tmp_path / "p",)), rasters=RasterArgs())
     np.testing.assert_allclose(read(tmp_path / "p" / "scene.tif")[0], pixels[0] / 255, atol=1e-5)
 
 
@@ -182,7 +187,7 @@ def test_frames_are_resized_for_the_network_and_back(make_raster, tmp_path):
     pixels = np.zeros((1, 64, 64), np.uint8)
     pixels[:, 16:48, 16:48] = 255
     made = predictor(tmp_path, frame_size=(64, 64), input_size=(32, 32))
-    predict_raster(make_raster(pixels), made, Targets(tmp_path / "m"), rasters=RasterArgs())
+    predicted(make_raster(pixels), made, Targets(tmp_path / "m"), rasters=RasterArgs())
     np.testing.assert_array_equal(read(tmp_path / "m" / "scene.tif")[0] > 0, pixels[0] > 0)
 
 
@@ -196,7 +201,7 @@ def test_flips_average_over_the_turns_that_a_window_allows(make_raster, tmp_path
     pixels[0, 10, 6] = 255
     size = dict(frame_size=(SIDE, cols), input_size=(SIDE, cols))
     made = predictor(tmp_path, LeftNeighbour(axis), flips=True, data_format=data_format, **size)
-    predict_raster(make_raster(pixels), made, Targets(tmp_path / "m", (tmp_path / "p",)), rasters=RasterArgs())
+    predicted(make_raster(pixels), made, Targets(tmp_path / "m", (tmp_path / "p",)), rasters=RasterArgs())
     probability = read(tmp_path / "p" / "scene.tif")[0]
     np.testing.assert_allclose(probability[9:12, 5:8], around)
     assert np.count_nonzero(probability) == np.count_nonzero(around)
@@ -212,16 +217,14 @@ def test_turns_and_back(turn):
 def test_another_number_of_bands_is_refused(make_raster, tmp_path):
     path = make_raster(np.zeros((8, 40, 40), np.uint16))
     with pytest.raises(MismatchError, match=r"8 bands; expected 1, as .*model\.h5 takes"):
-        predict_raster(path, predictor(tmp_path), Targets(tmp_path / "m"), rasters=RasterArgs())
+        predicted(path, predictor(tmp_path), Targets(tmp_path / "m"), rasters=RasterArgs())
     assert not list(tmp_path.glob("m/*"))
 
 
 def test_polygons_need_a_crs(make_raster, tmp_path):
     path = make_raster(scene(40, 40), crs=None)
     with pytest.raises(MissingInputError, match="no CRS"):
-        predict_raster(
-            path, predictor(tmp_path), Targets(tmp_path / "m", vectors=tmp_path / "v.gpkg"), rasters=RasterArgs()
-        )
+        predicted(path, predictor(tmp_path), Targets(tmp_path / "m", vectors=tmp_path / "v.gpkg"), rasters=RasterArgs())
 
 
 @pytest.fixture
@@ -341,13 +344,125 @@ def test_outlines_as_the_settings_say(fake_model, make_raster, tmp_path, capsys)
     np.testing.assert_allclose(roofs["area_m2"], [100, 100, 30], rtol=0.02)
 
 
-def test_a_patch_too_large_to_separate_is_said(make_raster, tmp_path, monkeypatch, capsys):
+def test_a_patch_too_large_to_separate_is_said(fake_model, make_raster, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("roofkit.footprints.LARGEST", 99)
-    made = predictor(tmp_path)
-    made.settings = PredictArgs(separate=1)
-    targets = Targets(tmp_path / "m", vectors=tmp_path / "v.gpkg")
-    predict_raster(make_raster(bright_roofs()), made, targets, rasters=RasterArgs())
+    (tmp_path / "settings.json").write_text(json.dumps({"predict_args": {"separate": 1}}))
+    line = [fake_model, str(make_raster(bright_roofs())), str(tmp_path / "m"), "--vectors", str(tmp_path / "v.gpkg")]
+    assert main([*line, "--settings", str(tmp_path / "settings.json"), "--quiet"]) == 0
     assert "scene.tif: 2 patches of roof are too large to be separated" in capsys.readouterr().err
+
+
+# Blocks
+
+
+def block_settings(tmp_path, **args):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"predict_args": {"block_size": 256, "runtime": "keras", **args}}))
+    return ["--settings", str(path), "--quiet", "--json"]
+
+
+def town(rows=600, cols=700):
+    """Roofs across the edges of blocks; the lower left block has no valid pixel."""
+    pixels = np.full((1, rows, cols), 20, np.uint8)
+    pixels[0, 240:270, 300:330] = 255
+    pixels[0, 20:50, 250:262] = 204
+    pixels[0, 500:530, 505:530] = 230
+    pixels[0, 512:, :256] = 0
+    return pixels
+
+
+def test_a_map_in_blocks_is_the_map(fake_model, make_raster, tmp_path, capsys):
+    import geopandas as gpd
+    import pystac
+
+    path = make_raster(town(), nodata=0)
+    assert main([fake_model, str(path), str(tmp_path / "whole"), "--vectors", str(tmp_path / "whole.gpkg")]) == 0
+    line = [fake_model, str(path), str(tmp_path / "out"), "--vectors", str(tmp_path / "roofs.gpkg")]
+    line += ["--probabilities", str(tmp_path / "p"), *block_settings(tmp_path)]
+    capsys.readouterr()
+    assert main(line) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["rasters"], report["made"], report["footprints"]) == (1, 9, 3)
+    names = sorted(p.name for p in (tmp_path / "out/scene").iterdir())
+    assert len(names) == 8
+    assert "scene_r512_c0.tif" not in names
+    mask, valid, _ = read(tmp_path / "whole/scene.tif")
+    for there in ("out/scene.vrt", "p/scene.vrt"):
+        found, found_valid, profile = read(tmp_path / there)
+        np.testing.assert_array_equal(found >= (128 if "out" in there else 0.5), mask == 255)
+        np.testing.assert_array_equal(found_valid, valid)
+        assert (profile["crs"].to_epsg(), profile["transform"]) == (32644, rasterio.open(path).transform)
+    with rasterio.open(tmp_path / "out/scene/scene_r0_c256.tif") as src:
+        assert src.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert src.window(*src.bounds).height == 256
+    item = pystac.Item.from_file(str(tmp_path / "out/scene.json"))
+    assert item.bbox == pytest.approx([83.3, 26.7, 83.4, 26.8], abs=0.1)
+    assert {key: asset.href for key, asset in item.assets.items()} == {
+        "mask": "scene.vrt", "probability_0": "../p/scene.vrt",
+    }  # fmt: skip
+    assert (item.properties["proj:code"], item.properties["proj:shape"]) == ("EPSG:32644", [600, 700])
+    roofs, expected = gpd.read_file(tmp_path / "roofs.gpkg"), gpd.read_file(tmp_path / "whole.gpkg")
+    assert roofs.geometry.geom_equals(expected.geometry).all()
+    np.testing.assert_allclose(roofs["mean_probability"], expected["mean_probability"], atol=1e-6)
+    before = contents(tmp_path / "out")
+    assert main(line) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["made"] <= 1  # the block of which nothing is
+    assert contents(tmp_path / "out") == before
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_blocks_in_shares_are_those_of_one_run(fake_model, make_raster, tmp_path, capsys):
+    for name in ("a", "b"):
+        make_raster(town(), f"scenes/{name}.tif", nodata=0)
+    made = []
+    for where in ("one", "shares"):
+        line = [fake_model, str(tmp_path / "scenes"), str(tmp_path / where / "m"), *block_settings(tmp_path)]
+        line += ["--vectors", str(tmp_path / where / "roofs.gpkg")]
+        for i in range(3) if where == "shares" else ():
+            assert main([*line, "--shard", f"{i}/3"]) == 0
+            made.append(json.loads(capsys.readouterr().out.splitlines()[-1])["made"])
+            assert not (tmp_path / where / "roofs.gpkg").exists()
+        assert main(line) == 0
+        last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert made == [6, 6, 6]
+    assert (last["made"], last["footprints"]) == (2, 6)  # of the two blocks without a valid pixel nothing is kept
+    assert contents(tmp_path / "one/m") == contents(tmp_path / "shares/m")
+
+
+def test_a_scene_no_larger_than_a_block_is_one_file(fake_model, make_raster, tmp_path):
+    path = make_raster(town(256, 256))
+    assert main([fake_model, str(path), str(tmp_path / "out"), *block_settings(tmp_path)]) == 0
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["scene.tif"]
+
+
+def test_a_scene_without_a_valid_pixel(fake_model, make_raster, tmp_path):
+    path = make_raster(town() * 0, nodata=0)
+    for where, options in (("whole", ["--quiet"]), ("blocks", block_settings(tmp_path))):
+        assert main([fake_model, str(path), str(tmp_path / where), *options]) == 0
+        mask, valid, _ = read(tmp_path / where / ("scene.tif" if where == "whole" else "scene.vrt"))
+        assert (mask.any(), valid.any(), mask.shape) == (False, False, (600, 700))
+
+
+def test_windows_without_a_valid_pixel_do_not_reach_the_network(make_raster, tmp_path):
+    seen = []
+
+    class Counting(Brightness):
+        def predict_on_batch(self, batch):
+            seen.extend(batch[:, 0, 0, 0])
+            return super().predict_on_batch(batch)
+
+    pixels = np.zeros((1, 2000, 300), np.uint8)
+    pixels[:, 1900:1910, 200:210] = 255
+    predicted(
+        make_raster(pixels, nodata=0), predictor(tmp_path, Counting()), Targets(tmp_path / "m"), rasters=RasterArgs()
+    )
+    mask, valid, _ = read(tmp_path / "m" / "scene.tif")
+    np.testing.assert_array_equal(mask, pixels[0])
+    np.testing.assert_array_equal(valid, pixels[0] > 0)
+    assert len(seen) <= 4
 
 
 def test_an_empty_folder_of_scenes_counts_as_none(fake_model, make_raster, tmp_path):

@@ -1,0 +1,108 @@
+"""Maps in blocks: which blocks a scene has, one VRT over their files, and a STAC item that says what it is."""
+
+import datetime
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from rasterio.windows import Window
+
+from roofkit.artifacts import committed, write_json
+from roofkit.raster import Grid, open_raster, windows
+
+VRT_TYPES = {"uint8": "Byte", "float32": "Float32"}
+DAY = "%Y:%m:%d %H:%M:%S"  # as TIFF writes it
+
+
+def blocks_of(height: int, width: int, side: int) -> list[Window]:
+    """Windows of `side` pixels, smaller at the right and lower edge, row by row."""
+    return list(windows(height, width, side))
+
+
+def block_name(stem: str, window: Window) -> str:
+    """The name of a block's file in the folder of maps, without its suffix."""
+    return f"{stem}/{stem}_r{window.row_off}_c{window.col_off}"
+
+
+def write_vrt(path: Path, grid: Grid, blocks: Mapping[str, Window], *, dtype: str) -> None:
+    """Write a VRT of one band over files that lie below its folder.
+
+    Args:
+        path: The VRT.
+        grid: Of the whole.
+        blocks: The name of each file relative to the VRT, and where in the whole it lies. Elsewhere it is invalid.
+        dtype: uint8 or float32.
+    """
+    root = ElementTree.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
+    if grid.crs is not None:
+        ElementTree.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = grid.crs.to_wkt()
+    ElementTree.SubElement(root, "GeoTransform").text = ", ".join(f"{value:.17g}" for value in grid.transform.to_gdal())
+    band = ElementTree.SubElement(root, "VRTRasterBand", dataType=VRT_TYPES[dtype], band="1")
+    _add_sources(band, blocks, "1")
+    mask = ElementTree.SubElement(ElementTree.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
+    _add_sources(mask, blocks, "mask,1")
+    ElementTree.indent(root)
+    with committed(path) as part:
+        part.write_bytes(ElementTree.tostring(root) + b"\n")
+
+
+def _add_sources(band: ElementTree.Element, blocks: Mapping[str, Window], source_band: str) -> None:
+    for name, window in blocks.items():
+        source = ElementTree.SubElement(band, "SimpleSource")
+        ElementTree.SubElement(source, "SourceFilename", relativeToVRT="1").text = name
+        ElementTree.SubElement(source, "SourceBand").text = source_band
+        size = {"xSize": str(window.width), "ySize": str(window.height)}
+        ElementTree.SubElement(source, "SrcRect", xOff="0", yOff="0", **size)
+        ElementTree.SubElement(source, "DstRect", xOff=str(window.col_off), yOff=str(window.row_off), **size)
+
+
+def write_item(path: Path, scene: Path, grid: Grid, probabilities: Sequence[Path]) -> None:
+    """Write the STAC item of a map in blocks, with the projection extension.
+
+    Args:
+        path: The item, beside the VRT of the mask.
+        scene: What the map is of. Its time is the item's: the TIFF's own or, without one, the file's.
+        grid: Of the map; one without a CRS has no place in a catalogue, and the item says so.
+        probabilities: Folders that hold a VRT of roof probabilities under the same name.
+    """
+    import pystac
+    from pystac.extensions.projection import ProjectionExtension
+
+    outline = _outline(grid)
+    box = [f(axis) for f in (min, max) for axis in zip(*outline)] if outline else None
+    geometry = {"type": "Polygon", "coordinates": [outline]} if outline else None
+    item = pystac.Item(path.stem, geometry, box, _time(scene), {"title": f"Metal roofs in {scene.stem}"})
+    for key, folder in (("mask", path.parent), *((f"probability_{i}", p) for i, p in enumerate(probabilities))):
+        href = os.path.relpath(folder / f"{path.stem}.vrt", path.parent)
+        item.add_asset(key, pystac.Asset(href, media_type="application/xml", roles=["data"]))
+    item.assets["mask"].title = "0 background, 255 metal roof"
+    if grid.crs is not None:
+        projection = ProjectionExtension.ext(item, add_if_missing=True)
+        epsg = grid.crs.to_epsg()
+        projection.apply(epsg=epsg, wkt2=None if epsg else grid.crs.to_wkt())
+        projection.shape, projection.transform = [grid.height, grid.width], list(grid.transform)[:6]
+    write_json(path, item.to_dict(include_self_link=False))
+
+
+def _outline(grid: Grid) -> list[list[float]] | None:
+    """The corners of a grid as a closed ring of longitude and latitude; None where it has no place on Earth."""
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    corners = [(0, grid.height), (grid.width, grid.height), (grid.width, 0), (0, 0), (0, grid.height)]
+    x, y = zip(*(grid.transform @ corner for corner in corners))
+    try:
+        lon, lat = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(x, y, errcheck=True)
+    except (ProjError, AttributeError):
+        return None
+    return [[round(a, 7), round(b, 7)] for a, b in zip(lon, lat)]
+
+
+def _time(scene: Path) -> datetime.datetime:
+    with open_raster(scene) as src:
+        stated = src.tags().get("TIFFTAG_DATETIME", "")
+    try:
+        return datetime.datetime.strptime(stated, DAY).replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return datetime.datetime.fromtimestamp(int(scene.stat().st_mtime), datetime.timezone.utc)

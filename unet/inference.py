@@ -1,0 +1,269 @@
+"""A trained network applied to a stream of batches, as fast as this machine allows.
+
+On a processor that is OpenVINO, where it is installed: it fuses layers, works on several frames side by side, and in
+bfloat16 where the processor multiplies that fast. On a GPU, or without OpenVINO, it is Keras.
+"""
+
+import contextlib
+import importlib
+import sys
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roofkit.cli import raise_if_stopped, say
+from roofkit.errors import BadInputError, SettingsError
+from unet.backend import best_precision, start_keras
+from unet.model_file import LoadedModel
+
+Floats = NDArray[np.float32]
+Shape = tuple[int, ...]  # of a frame: rows, cols, bands
+Runtime = Literal["auto", "keras", "openvino"]
+SETTING = "predict_args.runtime"
+REPORTING = "openvino.tools.ovc"  # the part of OpenVINO that reports each import to its maker over the network
+
+
+class Inference(ABC):
+    """What applies a network to batches."""
+
+    runtime: str
+
+    @abstractmethod
+    def map(self, batches: Iterable[Floats]) -> Generator[Floats, None, None]:
+        """The roof probability (frames, rows, cols), 0 to 1, of each batch, in their order.
+
+        Args:
+            batches: (frames, rows, cols, bands), float32, in the file's own values, whatever the model's data format.
+                They are taken by the calling thread, so that they may come from an open file, and some ahead of what
+                comes out; the array is free again when the next one is asked for.
+        """
+
+
+def open_inference(
+    loaded: LoadedModel,
+    *,
+    runtime: Runtime = "auto",
+    threads: int | None = None,
+    name: str | Path = "the network",
+) -> Inference:
+    """What applies that model here.
+
+    Args:
+        loaded: The model.
+        runtime: keras, openvino, or auto: OpenVINO where it is installed, Keras uses no GPU, and the model allows it.
+        threads: Of OpenVINO, at most; None: as many as it likes.
+        name: What messages call the model.
+
+    Raises:
+        SettingsError: openvino is asked for, and cannot be used here.
+        BadInputError: openvino is asked for, and cannot run this model.
+    """
+    openvino = _library(runtime)
+    if openvino is None:
+        return KerasInference(loaded)
+    try:
+        return OpenVinoInference(loaded, openvino, threads)
+    except Exception as error:  # for a foreign network converter and compiler raise anything at all
+        raise_if_stopped()
+        found = f"not usable by OpenVINO ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    if runtime == "openvino":
+        raise BadInputError(name, found, "layers that it knows", f"Set {SETTING} to keras.")
+    say(f"{name}: {found}; Keras is used instead, which is slower.")
+    return KerasInference(loaded)
+
+
+class KerasInference(Inference):
+    """Keras, one batch after another."""
+
+    runtime = "keras"
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+
+    def map(self, batches: Iterable[Floats]) -> Generator[Floats, None, None]:
+        """The roof probability of each batch."""
+        first = self.loaded.data_format == "channels_first"
+        for batch in batches:
+            output = self.loaded.model.predict_on_batch(batch.transpose(0, 3, 1, 2) if first else batch)
+            raise_if_stopped()
+            output = np.asarray(output, np.float32)
+            yield output[:, -1] if first else output[..., -1]  # two classes: background, roof
+
+
+class OpenVinoInference(Inference):
+    """OpenVINO on the processor, several frames at a time.
+
+    Args:
+        loaded: The model; Keras has to run on TensorFlow.
+        openvino: The library.
+        threads: At most so many; None: as many as it likes.
+    """
+
+    runtime = "openvino"
+
+    def __init__(self, loaded: LoadedModel, openvino: ModuleType, threads: int | None = None) -> None:
+        self.loaded = loaded
+        self._core = openvino.Core()
+        self._options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _precision(self._core)}
+        if threads:
+            self._options["INFERENCE_NUM_THREADS"] = str(threads)
+        self._networks: dict[Shape, _Network] = {}
+        rows, cols = (size or usual for size, usual in zip(loaded.input_size, loaded.frame_size))
+        self._network((rows, cols, loaded.channels))  # what fails, fails before the work
+
+    def map(self, batches: Iterable[Floats]) -> Generator[Floats, None, None]:
+        """The roof probability of each batch; while one is read, the frames of those before it are worked on."""
+        flights: deque[_Flight] = deque()
+        try:
+            for batch in batches:
+                flights.append(self._network(batch.shape[1:]).start(batch))
+                while sum(len(flight.requests) for flight in islice(flights, 1, None)) >= flights[-1].network.streams:
+                    yield _land_first(flights)
+            while flights:
+                yield _land_first(flights)
+        finally:
+            for flight in flights:
+                flight.cancel()
+
+    def _network(self, shape: Shape) -> "_Network":
+        """The network for frames of that shape, compiled when it is first needed."""
+        if shape not in self._networks:
+            model = _converted(self.loaded, shape)
+            self._networks[shape] = _Network(self._core.compile_model(model, "CPU", self._options))
+        return self._networks[shape]
+
+
+class _Network:
+    """The network compiled for frames of one shape, and its requests, which are used again and again.
+
+    A request is one frame: nothing depends on who shares a batch, and a short batch is like any other.
+    """
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: list[Any] = []
+        self.streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+
+    def start(self, batch: Floats) -> "_Flight":
+        """Begin with all frames of a batch."""
+        return _Flight(self, [self._ask(frame) for frame in batch], np.empty(batch.shape[:3], np.float32))
+
+    def _ask(self, frame: Floats) -> Any:
+        request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+        request.get_input_tensor().data[0] = frame
+        request.start_async()
+        return request
+
+    def finish(self, request: Any, result: Floats) -> None:
+        """Wait for a frame and put its roof probability into `result` (rows, cols)."""
+        request.wait()
+        result[:] = request.get_output_tensor().data[0]
+        self._idle.append(request)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A batch on its way: a request for each frame, and the place (frames, rows, cols) for what comes out."""
+
+    network: _Network
+    requests: list[Any]
+    result: Floats
+
+    def land(self) -> Floats:
+        """Wait for all frames."""
+        for request, result in zip(self.requests, self.result):
+            self.network.finish(request, result)
+            raise_if_stopped()
+        return self.result
+
+    def cancel(self) -> None:
+        """Give up what is not finished, so that nobody waits for it."""
+        for request in self.requests:
+            request.cancel()
+
+
+def _land_first(flights: "deque[_Flight]") -> Floats:
+    """The oldest batch's result; an interrupted one stays, to be cancelled."""
+    result = flights[0].land()
+    flights.popleft()
+    return result
+
+
+def _library(runtime: Runtime) -> ModuleType | None:
+    """OpenVINO where it is to be used; None: Keras is.
+
+    Raises:
+        SettingsError: It is asked for, and not installed, or Keras does not run on TensorFlow.
+    """
+    keras = start_keras()
+    if runtime == "keras" or (runtime == "auto" and keras.distribution.list_devices("gpu")):
+        return None
+    backend = keras.backend.backend()
+    openvino = _import_openvino() if backend == "tensorflow" else None
+    if openvino or runtime == "auto":
+        return openvino
+    if backend == "tensorflow":
+        found, advice = "openvino, which is not installed", "Run python -m pip install openvino, or set it to auto."
+    else:
+        found, advice = f"openvino, with Keras on {backend}", "Set KERAS_BACKEND to tensorflow, or this to auto."
+    raise SettingsError(SETTING, found, "OpenVINO beside Keras on TensorFlow", advice)
+
+
+def _import_openvino() -> ModuleType | None:
+    """OpenVINO, which then sends nothing over the network; None: it is not installed."""
+    with _absent(REPORTING):
+        try:
+            return importlib.import_module("openvino")
+        except ImportError:
+            return None
+
+
+@contextlib.contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """Within the block that module cannot be imported, unless it was before."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # Python's way to say so
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+def _precision(core: Any) -> str:
+    """bf16 where the processor multiplies it natively and fast, else f32."""
+    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # the best precision may be a GPU's
+    return "bf16" if native and best_precision() == "mixed_bfloat16" else "f32"
+
+
+def _converted(loaded: LoadedModel, shape: Shape) -> Any:
+    """OpenVINO's form of the network for one frame of that shape, from its values to the roof probability.
+
+    By way of TensorFlow's graph in memory. OpenVINO's own `convert_model` would do the same and report it.
+    """
+    frontend = importlib.import_module("openvino.frontend").FrontEndManager().load_by_framework("tf")
+    graphs = importlib.import_module("openvino.frontend.tensorflow.graph_iterator")
+    traced = _traced(loaded, shape)  # has to live until the end: it holds the weights
+    return frontend.convert(frontend.load(graphs.GraphIteratorTFGraph(traced.graph, False)))
+
+
+def _traced(loaded: LoadedModel, shape: Shape) -> Any:
+    """The network as a TensorFlow function from (1, rows, cols, bands) to (1, rows, cols), both float32."""
+    import tensorflow as tf
+
+    ops, first = start_keras().ops, loaded.data_format == "channels_first"
+
+    def roof(frame: Any) -> Any:
+        output = loaded.model(ops.transpose(frame, (0, 3, 1, 2)) if first else frame, training=False)
+        return ops.cast(output[:, -1] if first else output[..., -1], "float32")
+
+    return tf.function(roof, autograph=False).get_concrete_function(tf.TensorSpec((1, *shape), tf.float32))
