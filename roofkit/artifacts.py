@@ -247,6 +247,7 @@ class Outputs:
 
     def finish(self) -> None:
         """Put the ledger in its final form: sorted, nothing planned, those of shards taken over."""
+        _remove_parts(self.folder, self._planned)  # of workers that were lost, whose tasks others did
         self._planned = set()
         self._rewrite()
         for ledger in () if self.shard else self._shard_ledgers():

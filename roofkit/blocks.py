@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from rasterio.windows import Window
 
+from roofkit.addresses import Address
 from roofkit.artifacts import committed, write_json
 from roofkit.raster import Grid, open_raster, windows
 
@@ -53,11 +54,12 @@ def _add_sources(band: ElementTree.Element, blocks: Mapping[str, Window], source
         ElementTree.SubElement(source, "SourceFilename", relativeToVRT="1").text = name
         ElementTree.SubElement(source, "SourceBand").text = source_band
         size = {"xSize": str(window.width), "ySize": str(window.height)}
-        ElementTree.SubElement(source, "SrcRect", xOff="0", yOff="0", **size)
-        ElementTree.SubElement(source, "DstRect", xOff=str(window.col_off), yOff=str(window.row_off), **size)
+        ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
+        place = {"xOff": str(window.col_off), "yOff": str(window.row_off)}
+        ElementTree.SubElement(source, "DstRect", {**place, **size})
 
 
-def write_item(path: Path, scene: Path, grid: Grid, probabilities: Sequence[Path]) -> None:
+def write_item(path: Path, scene: Path | Address, grid: Grid, probabilities: Sequence[Path]) -> None:
     """Write the STAC item of a map in blocks, with the projection extension.
 
     Args:
@@ -99,10 +101,11 @@ def _outline(grid: Grid) -> list[list[float]] | None:
     return [[round(a, 7), round(b, 7)] for a, b in zip(lon, lat)]
 
 
-def _time(scene: Path) -> datetime.datetime:
+def _time(scene: Path | Address) -> datetime.datetime:
     with open_raster(scene) as src:
         stated = src.tags().get("TIFFTAG_DATETIME", "")
     try:
         return datetime.datetime.strptime(stated, DAY).replace(tzinfo=datetime.timezone.utc)
     except ValueError:
-        return datetime.datetime.fromtimestamp(int(scene.stat().st_mtime), datetime.timezone.utc)
+        modified = scene.modified if isinstance(scene, Address) else int(scene.stat().st_mtime)
+        return datetime.datetime.fromtimestamp(modified, datetime.timezone.utc)

@@ -57,7 +57,7 @@ def _client(scheduler: str) -> Any:
         advice = "Install the extra: .venv/bin/python -m pip install distributed."
         raise ClusterError("--scheduler", "Dask is not installed", "the package distributed", advice) from None
     try:
-        return Client(scheduler, timeout=TIMEOUT, set_as_default=False)
+        return Client(scheduler, timeout=TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         found = f"no Dask scheduler answers ({type(error).__name__}: {error})"
         raise ClusterError(scheduler, found, "a running scheduler", "Start one: dask scheduler.") from None

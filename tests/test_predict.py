@@ -11,23 +11,10 @@ import rasterio
 from hypothesis import given, settings, strategies
 from rasterio.windows import Window
 
-import predict.predict as stage
-from predict.predict import (
-    Block,
-    NetworkPredictor,
-    Tally,
-    Targets,
-    blend_weights,
-    main,
-    mirrored,
-    parts,
-    predict_block,
-    starts,
-    turned,
-    turned_back,
-)
+from predict.predict import Block, Tally, Targets, main, predict_block
 from roofkit.errors import MismatchError, MissingInputError
 from roofkit.settings import PredictArgs, RasterArgs
+from unet.predictor import NetworkPredictor, blend_weights, mirrored, parts, starts, turned, turned_back
 
 SIDE = 32
 
@@ -67,7 +54,7 @@ def test_blend_weights_where_the_last_window_hardly_moves_on():
 
 
 def test_parts_by_hand(monkeypatch):
-    monkeypatch.setattr(stage, "PART_WIDTH", 512)
+    monkeypatch.setattr("unet.predictor.PART_WIDTH", 512)
     found = list(parts(Window(256, 7, 1300, 9), 32))
     assert found == [Window(256, 7, 512, 9), Window(768, 7, 512, 9), Window(1280, 7, 276, 9)]
 
@@ -127,7 +114,7 @@ def test_mirrored_by_hand():
 @pytest.mark.parametrize("shape", [(300, 600), (20, 31), (33, 700), (256, 256), (601, 40)])
 @pytest.mark.parametrize("part_width", [8192, 256])
 def test_each_pixel_gets_its_own_probability(make_raster, tmp_path, monkeypatch, shape, part_width):
-    monkeypatch.setattr(stage, "PART_WIDTH", part_width)
+    monkeypatch.setattr("unet.predictor.PART_WIDTH", part_width)
     pixels = scene(*shape)
     targets = Targets(tmp_path / "masks", (tmp_path / "probabilities",))
     predicted(make_raster(pixels), predictor(tmp_path), targets, rasters=RasterArgs())
@@ -150,7 +137,7 @@ def test_parts_give_what_the_whole_gives(make_raster, tmp_path, monkeypatch):
     path = make_raster(scene(64, 700))
     found = []
     for width in (8192, 256):
-        monkeypatch.setattr(stage, "PART_WIDTH", width)
+        monkeypatch.setattr("unet.predictor.PART_WIDTH", width)
         targets = Targets(tmp_path / f"m{width}", (tmp_path / f"p{width}",))
         predicted(path, predictor(tmp_path, Position()), targets, rasters=RasterArgs())
         found.append(read(targets.probabilities[0] / "scene.tif")[0])
