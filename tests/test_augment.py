@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from roofkit.errors import SettingsError
 from roofkit.settings import LoadDatasetArgs
-from unet.augment import Augmentation, between, mirrored, random_centre, warp
+from unet.augment import Augmentation, between, random_centre, span, warp
 from unet.frames import FrameStatistics, Sample
+from unet.resize import resized
 
 BANDS = 5
 STATISTICS = FrameStatistics((10.0, 20.0, 30.0, 40.0, 50.0), (1.0, 2.0, 3.0, 4.0, 5.0), 1, 1, 1)
@@ -81,11 +82,18 @@ def test_zoom_by_hand():
 
 
 def test_what_comes_from_outside_mirrors_the_inside():
-    np.testing.assert_array_equal(mirrored(np.arange(-3.0, 7.0), 3), [2, 1, 0, 0, 1, 2, 2, 1, 0, 0])
     line = np.array([[[10.0], [20.0], [40.0]]], "float32")
     cols = np.array([-1.0, -0.25, 0.0, 0.5, 1.25, 2.5, 3.0, 4.0])
     expected = [10, 10, 10, 15, 25, 40, 40, 20]
     np.testing.assert_allclose(between(line, np.zeros(8), cols)[:, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [([2.0, 3.5], (2, 5)), ([0.0], (0, 2)), ([-1.5, 1], (0, 3)), ([8.9], (8, 10)), ([-4], (2, 4))],
+)
+def test_what_is_needed_of_an_axis_of_ten(places, expected):
+    assert span(np.array(places, float), 10) == expected
 
 
 def test_a_quarter_turn_as_an_affine_is_the_exact_one():
@@ -260,3 +268,23 @@ def test_everything_at_once_repeats_and_leaves_the_frame(dtype):
     assert (one.image.shape, one.image.dtype, one.roof.dtype) == ((12, 12, BANDS), np.float32, bool)
     assert np.isfinite(one.image).all()
     np.testing.assert_array_equal(frame.image, before)
+
+
+@pytest.mark.parametrize("changes", [{}, TURNS, dict(crop_size=(12, 12)), dict(ALL, crop_size=None), ALL], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_frame_that_is_resized_when_used_gives_the_same(changes, seed):
+    pixels = np.random.default_rng(0).integers(0, 99, (BANDS, 18, 15)).astype("uint16")
+    roof = pixels[0, :16, :15] > 50
+    lazy = Sample(resized(pixels, (16, 16)), np.pad(roof, [(0, 0), (0, 1)]), np.ones((16, 16), bool))
+    whole = Sample(np.asarray(lazy.image), lazy.roof, lazy.valid)
+    one, two = (augmentation(**changes)(sample, random(seed)) for sample in (lazy, whole))
+    for a, b in ((one.image, two.image), (one.roof, two.roof), (one.valid, two.valid)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_image_is_written_where_it_belongs():
+    batch = np.zeros((2, 6, 6, BANDS), "float32")
+    moved = augmentation(**TURNS)(sample_of(), random(3), batch[1])
+    assert np.shares_memory(moved.image, batch)
+    np.testing.assert_array_equal(batch[1], augmentation(**TURNS)(sample_of(), random(3)).image)
+    assert not batch[0].any()

@@ -1,16 +1,21 @@
 """unet.frames and unet.datagen: any bands, sizes and dtypes; masks stay 0 and 1; nothing is scaled."""
 
+import threading
+from functools import partial
+
 import numpy as np
 import pytest
 from conftest import real
 from PIL import Image
 
+from roofkit.cli import Terminated
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, SettingsError
 from roofkit.pairs import Pair, find_pairs
 from roofkit.settings import LoadDatasetArgs
+from roofkit.workers import map_threads
 from unet.backend import start_keras
 
-start_keras()
+keras = start_keras()
 from unet import datagen
 from unet.datagen import Augmentation, KerasFrames, RoofFrames
 from unet.frames import (
@@ -169,6 +174,7 @@ def test_batches_hold_the_files_values(make_pairs):
     images, masks, weights = frames[0]
     assert (images.shape, masks.shape, weights.shape) == ((2, 4, 4, 2), (2, 4, 4, 1), (2, 4, 4))
     assert images.dtype == masks.dtype == weights.dtype == np.float32
+    assert [array.ctypes.data % 64 for array in frames[0]] == [0, 0, 0]  # else TensorFlow copies them
     np.testing.assert_array_equal(images[1, 0, :, 0], [1000, 1001, 1002, 1003])
     np.testing.assert_array_equal(images[1, 0, :, 1], [1016, 1017, 1018, 1019])
     np.testing.assert_array_equal(masks[1, 0, :, 0], [1, 0, 0, 1])
@@ -229,8 +235,8 @@ def test_steps_more_and_fewer_than_the_frames(make_pairs):
 
 def test_frames_are_read_once_while_there_is_room(make_pairs, monkeypatch):
     pairs, reads = make_pairs(3), []
-    read = datagen.read_sample
-    monkeypatch.setattr(datagen, "read_sample", lambda pair, *rest: reads.append(pair) or read(pair, *rest))
+    read = datagen.read_frame
+    monkeypatch.setattr(datagen, "read_frame", lambda pair, *rest: reads.append(pair) or read(pair, *rest))
     frames = RoofFrames(pairs, args())
     for _ in range(2):
         frames.measure()
@@ -243,6 +249,15 @@ def test_frames_are_read_once_while_there_is_room(make_pairs, monkeypatch):
     assert frames.sample(0).image.dtype == np.uint16
 
 
+def test_an_eighth_of_free_memory_is_kept_as_the_files_pixels(make_pairs, monkeypatch):
+    size = 2 * 4 * 4 * 2 + 2 * 8 * 8  # 2 bands of uint16 at 4 x 4, roof and validity at 8 x 8
+    monkeypatch.setattr(datagen, "free_memory", lambda: 8 * (2 * size + 1))
+    frames = RoofFrames(make_pairs(3), args(8))
+    frames.measure()
+    assert [frame.nbytes for frame in frames._kept.values()] == [size] * 2
+    assert frames.sample(0).image.nbytes == 2 * 8 * 8 * 4
+
+
 def test_statistics_of_valid_pixels(make_raster):
     pairs = []
     for i, values in enumerate(([1, 3, 900, 900], [5, 7, 9, 900])):
@@ -253,6 +268,110 @@ def test_statistics_of_valid_pixels(make_raster):
     np.testing.assert_allclose(found.mean, [5, -10])
     np.testing.assert_allclose(found.deviation, [np.sqrt(8), 2 * np.sqrt(8)])
     assert (found.valid_pixels, found.roof_pixels, found.pixels) == (5, 5, 8)
+
+
+@pytest.mark.parametrize("side", [12, 9])
+def test_statistics_are_of_the_resized_frames_to_the_last_digits(make_pairs, side):
+    frames = RoofFrames(make_pairs(3, side=12), args(side))
+    pixels = np.concatenate([frames.sample(number).image.reshape(-1, 2) for number in range(3)]).astype(float)
+    found = frames.measure()
+    np.testing.assert_allclose(found.mean, pixels.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.deviation, pixels.std(axis=0), rtol=1e-12)
+    assert found.roof_pixels == sum(frames.sample(number).roof.sum() for number in range(3))
+
+
+# --------------------------------------------------------------------------------------------------- ahead, in threads
+
+
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+
+def equal(one, other):
+    return all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+def test_the_number_of_threads_changes_nothing(make_pairs, monkeypatch):
+    changes = dict(horizontal_flip=True, rotation_range=20, crop_size=(6, 6), gamma_range=0.2, roof_balance=0.5)
+
+    def made(count):
+        monkeypatch.setattr(datagen, "map_threads", partial(map_threads, workers=count))
+        frames = RoofFrames(make_pairs(7, side=12), args(9, **changes), seed=5, steps=6)
+        statistics = frames.measure()
+        frames.augmentation = Augmentation(frames.settings, statistics)
+        return statistics, [array for _ in range(2) for batch in frames for array in batch]
+
+    alone, several, many = made(1), made(2), made(5)
+    assert alone[0] == several[0] == many[0]
+    assert equal(alone[1], several[1])
+    assert equal(alone[1], many[1])
+
+
+def test_batches_made_ahead_are_those_made_alone_in_any_order(make_pairs):
+    frames = RoofFrames(make_pairs(7), args(3, horizontal_flip=True), seed=5)
+    frames.augmentation = Augmentation(frames.settings, frames.measure())
+    for epoch in range(2):
+        frames.on_epoch_begin()
+        for index in (0, 1, 0, 1, 2, 3, 2):  # Keras looks at the first two before it starts
+            assert equal(frames[index], frames.batch(index))
+        assert workers()
+        frames.on_epoch_end()
+        assert frames.epoch == epoch + 1
+        assert not workers()
+    assert equal(frames[0], frames.batch(0))
+    assert not workers()
+
+
+def test_an_error_ahead_is_raised_where_its_batch_is_asked_for(make_pairs):
+    pairs = make_pairs(6)
+    pairs[3].frame.write_bytes(b"")
+    frames = RoofFrames(pairs, args())
+    frames.on_epoch_begin()
+    frames[0]
+    assert frames.error is None
+    with pytest.raises(BadInputError, match=r"train_3\.tif: 0 bytes"):
+        frames[1]
+    assert isinstance(frames.error, BadInputError)
+    assert not workers()
+    assert len(frames[2][0]) == 2
+    frames.on_epoch_end()
+
+
+def test_a_loop_that_is_left_leaves_no_thread(make_pairs):
+    frames = RoofFrames(make_pairs(7), args())
+    batches = iter(frames)
+    next(batches)
+    assert workers()
+    batches.close()
+    assert not workers()
+    assert (frames.epoch, len(list(frames))) == (0, 4)
+
+
+@pytest.mark.parametrize("kind", [Terminated, KeyboardInterrupt, ValueError])
+def test_training_that_ends_early_leaves_no_thread(make_pairs, kind):
+    from unet.learner import _unhidden
+
+    def stop(batch, logs):
+        raise kind
+
+    frames = RoofFrames(make_pairs(9), args())
+    network = keras.Sequential([keras.layers.Conv2D(1, 1)])
+    network.compile(loss="mse")
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    with pytest.raises(kind):
+        _unhidden(frames, lambda: network.fit(frames, verbose=0, shuffle=False, callbacks=[watch]))
+    assert not workers()
+
+
+def test_keras_goes_through_epochs_in_threads(make_pairs):
+    frames, seen = RoofFrames(make_pairs(9), args()), []
+    network = keras.Sequential([keras.layers.Conv2D(1, 1)])
+    network.compile(loss="mse")
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(len(workers())))
+    network.fit(frames, epochs=2, verbose=0, shuffle=False, callbacks=[watch])
+    assert len(seen) == 2 * len(frames)
+    assert min(seen) > 0
+    assert not workers()
 
 
 # -------------------------------------------------------------------------------------------------------- augmentation

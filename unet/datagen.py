@@ -1,11 +1,17 @@
-"""Batches for the network: frames and masks, augmented alike, in an order that the seed and the epoch decide."""
+"""Batches for the network: frames and masks, augmented alike, in an order that the seed and the epoch decide.
+
+Frames are read, resized and changed in threads, one for each core, ahead of use while Keras goes through an epoch. What
+is in a batch does not depend on them.
+"""
 
 import contextlib
 import io
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -15,6 +21,9 @@ from roofkit.errors import BadInputError, MismatchError
 from roofkit.pairs import Pair, find_pairs
 from roofkit.raster import Valid, open_raster, read_pixels
 from roofkit.settings import LoadDatasetArgs
+from roofkit.workers import map_threads
+from unet import kernels
+from unet.ahead import LookAhead
 from unet.augment import Augmentation
 from unet.frames import (
     FrameStatistics,
@@ -22,16 +31,53 @@ from unet.frames import (
     Sample,
     check_bands,
     network_input,
-    read_sample,
+    read_frame,
     resize_frame,
     targets,
+    write_image,
 )
+from unet.memory import free_memory
 
 __all__ = ["Augmentation", "KerasFrames", "RoofFrames", "find_pairs", "network_input", "resize_frame"]
 
-CACHE_BYTES = 2**30  # of frames kept in memory after they were first read
+CACHE_SHARE = 1 / 8  # of the memory that is free: frames kept after they were first read; training has two sets of them
+CACHE_BYTES: int | None = None  # of frames kept, instead of that share
+ALIGNMENT = 64  # bytes, as TensorFlow is compiled
 PIL_BANDS = {1: "grayscale", 3: "rgb", 4: "rgba"}
 Batch = tuple[Image, Image, Image]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a frame goes.
+
+    Args:
+        batch: Arrays to be filled.
+        index: The batch's place in the epoch.
+        number: The place in the batch.
+        pair: Which pair goes there.
+    """
+
+    batch: Batch
+    index: int
+    number: int
+    pair: int
+
+    @property
+    def last(self) -> bool:
+        """Whether the batch is full after it."""
+        return self.number == len(self.batch[0]) - 1
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What `measure` takes from one frame: valid pixels, their sum and squared deviations by band; roof, all pixels."""
+
+    valid: int
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    roof: int
+    pixels: int
 
 
 class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
@@ -72,8 +118,10 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         self.augmentation: Augmentation | None = None
         self.error: Exception | None = None
         self._roof_pixels: NDArray[np.int64] | None = None
+        self._ahead = LookAhead(lambda index: self._made(index, len(self)))
         self._kept: dict[int, Sample] = {}
-        self._kept_bytes = 0
+        self._keeping = threading.Lock()
+        self._room = int(CACHE_SHARE * free_memory()) if CACHE_BYTES is None else CACHE_BYTES
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -85,13 +133,29 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         An error is kept in `error` too, because Keras passes on its own instead.
         """
         try:
-            return self.batch(index)
+            return self._ahead.get(index) or self.batch(index)
         except Exception as error:
             self.error = error
             raise
 
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of this epoch; it does not move on."""
+        self._ahead.open()
+        try:
+            yield from (self[index] for index in range(len(self)))
+        finally:
+            self._ahead.close()
+
+    def on_epoch_begin(self) -> None:
+        """Make batches ahead of use, until the epoch ends."""
+        self._ahead.open()
+
     def on_epoch_end(self) -> None:
-        """Move on to the next epoch's order and augmentation."""
+        """End what works ahead, and move on to the next epoch's order and augmentation.
+
+        Keras calls it where an epoch ends well; where it ends early, call it yourself.
+        """
+        self._ahead.close()
         self.epoch += 1
 
     def batch(self, index: int) -> Batch:
@@ -100,11 +164,32 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         Raises:
             SettingsError, BadInputError: A file does not fit the settings, or is broken.
         """
-        samples = [self._draw(number, index, place) for place, number in enumerate(self.places(index))]
-        images = np.stack([sample.image for sample in samples]).astype(np.float32)
-        masks = targets(np.stack([sample.roof for sample in samples]), self.num_classes)
-        weights = np.stack([sample.valid for sample in samples]).astype(np.float32)
-        return images, masks, weights
+        with contextlib.closing(self._made(index, index + 1)) as made:
+            return next(made)
+
+    def _made(self, first: int, end: int) -> Generator[Batch, None, None]:
+        """Batches from `first` to before `end`, while threads work a few frames ahead."""
+        filled = cast("Generator[Place, None, None]", map_threads(self._fill, self._empty_places(first, end)))
+        with contextlib.closing(filled):
+            yield from (place.batch for place in filled if place.last)
+
+    def _empty_places(self, first: int, end: int) -> Iterator[Place]:
+        for index in range(first, end):
+            pairs = self.places(index)
+            batch = self._empty_batch(len(pairs))
+            yield from (Place(batch, index, number, pair) for number, pair in enumerate(pairs))
+
+    def _empty_batch(self, count: int) -> Batch:
+        crop = self.augmentation and self.augmentation.settings.crop_size
+        shape = (count, *(crop or self.settings.target_size))
+        return aligned((*shape, self.settings.channels)), aligned((*shape, self.num_classes)), aligned(shape)
+
+    def _fill(self, place: Place) -> Place:
+        images, masks, weights = (array[place.number] for array in place.batch)
+        sample = self._draw(place, images)
+        masks[...] = targets(sample.roof, self.num_classes)
+        weights[...] = sample.valid
+        return place
 
     def places(self, index: int) -> list[int]:
         """Which pairs are in a batch."""
@@ -131,42 +216,62 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         shares = np.asarray(self._roof_pixels) / np.prod(self.settings.target_size) + 0.01
         return np.asarray(shares / shares.sum())
 
-    def _draw(self, number: int, index: int, place: int) -> Sample:
-        """A pair, augmented in a way of its own at each place of each epoch."""
-        sample = self.sample(number)
+    def _draw(self, place: Place, image: Image) -> Sample:
+        """A pair, augmented in a way of its own at each place of each epoch, its image written to `image`."""
+        frame = self._frame(place.pair)
         if self.augmentation is None:
-            return sample
-        return self.augmentation(sample, np.random.default_rng([self.seed or 0, self.epoch, index, place]))
+            write_image(frame.image, image)
+            return frame
+        rng = np.random.default_rng([self.seed or 0, self.epoch, place.index, place.number])
+        return self.augmentation(frame, rng, image)
 
     def sample(self, number: int) -> Sample:
-        """A pair as it is, without augmentation; kept in memory while there is room."""
+        """A pair as it is, without augmentation."""
+        frame = self._frame(number)
+        return replace(frame, image=np.asarray(frame.image))
+
+    def _frame(self, number: int) -> Sample:
+        """A pair as `read_frame` gives it; kept in memory while there is room."""
         if number in self._kept:
             return self._kept[number]
-        sample = read_sample(self.pairs[number], self.settings.target_size, self.settings.channels)
-        if self._kept_bytes + sample.nbytes <= CACHE_BYTES:
-            self._kept[number] = sample
-            self._kept_bytes += sample.nbytes
-        return sample
+        frame = read_frame(self.pairs[number], self.settings.target_size, self.settings.channels)
+        with self._keeping:
+            if number not in self._kept and frame.nbytes <= self._room:
+                self._kept[number] = frame
+                self._room -= frame.nbytes
+        return frame
 
     def measure(self) -> FrameStatistics:
         """Statistics of all pairs, as the network sees them before augmentation (Chan et al. 1983, pairwise sums)."""
-        total, pixels = 0, 0
-        roofs = np.zeros(len(self.pairs), np.int64)
+        found = list(map_threads(self._moments, range(len(self.pairs))))
+        total = 0
         mean, spread = np.zeros(self.settings.channels), np.zeros(self.settings.channels)
-        for number in range(len(self.pairs)):
-            sample = self.sample(number)
-            pixels, roofs[number] = pixels + sample.valid.size, sample.roof.sum()
-            values = sample.image[sample.valid].astype(np.float64)
-            if not len(values):
+        for one in found:
+            if not one.valid:
                 continue
-            apart = values.mean(axis=0) - mean
-            share = len(values) / (total + len(values))
-            spread += values.var(axis=0) * len(values) + apart**2 * total * share
+            apart = one.total / one.valid - mean
+            share = one.valid / (total + one.valid)
+            spread += one.squares + apart**2 * total * share
             mean += apart * share
-            total += len(values)
+            total += one.valid
         deviation = np.sqrt(spread / max(total, 1))
-        self._roof_pixels = roofs
-        return FrameStatistics(tuple(mean.tolist()), tuple(deviation.tolist()), total, int(roofs.sum()), pixels)
+        self._roof_pixels = np.array([one.roof for one in found], np.int64)
+        pixels, roofs = sum(one.pixels for one in found), int(self._roof_pixels.sum())
+        return FrameStatistics(tuple(mean.tolist()), tuple(deviation.tolist()), total, roofs, pixels)
+
+    def _moments(self, number: int) -> Moments:
+        frame = self._frame(number)
+        total, squares = np.zeros(self.settings.channels), np.zeros(self.settings.channels)
+        valid = kernels.moments(np.asarray(frame.image, np.float32), frame.valid, total, squares)
+        return Moments(valid, total, squares, int(frame.roof.sum()), frame.valid.size)
+
+
+def aligned(shape: Sequence[int]) -> Image:
+    """An array to be filled, whose memory starts where TensorFlow takes it over; from elsewhere it would copy."""
+    size = int(np.prod(shape)) * np.dtype(np.float32).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 class KerasFrames(RoofFrames):
@@ -206,6 +311,10 @@ class KerasFrames(RoofFrames):
         roof = (masks[..., 0] > 0) & weights
         return images, targets(roof, self.num_classes), weights.astype(np.float32)
 
+    def _made(self, first: int, end: int) -> Generator[Batch, None, None]:
+        """Batches from `first` to before `end`, one after another: Keras draws from a random state that all share."""
+        yield from map(self.batch, range(first, end))
+
     def _draw_alike(self, index: int) -> None:
         """Set Keras' random state (NumPy's global one), so that frames, masks and validity are changed alike."""
         np.random.seed(int(np.random.default_rng([self.seed or 0, self.epoch, index]).integers(2**32)))
@@ -221,7 +330,7 @@ class KerasFrames(RoofFrames):
         self._draw_alike(index)
         found = []
         for number in numbers:
-            valid = self.sample(int(number)).valid[..., None].astype(np.float32)
+            valid = self._frame(int(number)).valid[..., None].astype(np.float32)
             found.append(generator.apply_transform(valid, generator.get_random_transform(valid.shape))[..., 0] > 0)
         return np.stack(found)
 

@@ -4,19 +4,19 @@ Pixels keep the file's own values: scaling is a layer of the model, so that it h
 the model predicts. Masks are exactly 0 or 1, whatever is done to them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio.io import DatasetReader
-from skimage.transform import resize
 
 from roofkit.errors import SettingsError
 from roofkit.pairs import Pair, read_mask
 from roofkit.raster import Pixels, Valid, data_bands, finite, open_raster, read_pixels
+from unet.resize import Image, Resized, resized
 
-Image = NDArray[np.float32]
+__all__ = ["FrameStatistics", "Image", "Sample", "network_input", "read_frame", "read_sample", "resize_frame"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Sample:
     """A frame at the network's size.
 
     Args:
-        image: (rows, cols, bands), in the file's dtype, or float32 where it was resized.
+        image: (rows, cols, bands), in the file's dtype, or float32 where it was resized; `Resized` in what
+            `read_frame` gives.
         roof: (rows, cols) bool.
         valid: (rows, cols) bool, where frame and mask are both valid.
     """
@@ -66,15 +67,13 @@ def resize_frame(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """
     if pixels.shape[1:] == tuple(size):
         return pixels
-    shrinks = size[0] < pixels.shape[1] or size[1] < pixels.shape[2]
-    options = dict(order=1, mode="symmetric", anti_aliasing=shrinks, preserve_range=True)
-    return np.stack([resize(band.astype(np.float32), size, **options) for band in pixels]).astype(np.float32)
+    return np.ascontiguousarray(np.moveaxis(np.asarray(resized(pixels, size)), -1, 0))
 
 
 def resize_flags(flags: Valid, size: tuple[int, int]) -> Valid:
     """A bool array (rows, cols) at another size: each pixel takes the nearest one."""
     rows, cols = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, flags.shape))
-    return np.asarray(flags[rows][:, cols], bool)
+    return np.asarray(flags.take(rows, axis=0).take(cols, axis=1), bool)
 
 
 def fill_invalid(pixels: Pixels, valid: Valid) -> Pixels:
@@ -100,13 +99,23 @@ def network_input(pixels: Pixels, valid: Valid, size: tuple[int, int]) -> tuple[
     Returns:
         Pixels (*size, bands), unscaled, and their validity (*size). Infinite values are invalid.
     """
+    image, valid = _lazy_input(pixels, valid, size)
+    return np.asarray(image), valid
+
+
+def _lazy_input(pixels: Pixels, valid: Valid, size: tuple[int, int]) -> tuple[Pixels, Valid]:
+    """What `network_input` gives, but where it is resized, only when asked for."""
     valid = finite(pixels, valid)
-    image = resize_frame(fill_invalid(pixels, valid), size)
-    return np.ascontiguousarray(np.moveaxis(image, 0, -1)), resize_flags(valid, size)
+    pixels, flags = fill_invalid(pixels, valid), resize_flags(valid, size)
+    if pixels.shape[1:] == tuple(size):
+        return np.ascontiguousarray(np.moveaxis(pixels, 0, -1)), flags
+    return cast(Pixels, resized(pixels, size)), flags  # is used as an array would be
 
 
-def read_sample(pair: Pair, size: tuple[int, int], channels: int) -> Sample:
-    """A frame and its mask at the network's size.
+def read_frame(pair: Pair, size: tuple[int, int], channels: int) -> Sample:
+    """A frame and its mask at the network's size, the image `Resized` only when it is used.
+
+    So it takes no more memory than its file's pixels, and a window of it no more time than it is large.
 
     Raises:
         SettingsError: The frame has not as many bands as `load_dataset_args.channels` says.
@@ -114,11 +123,25 @@ def read_sample(pair: Pair, size: tuple[int, int], channels: int) -> Sample:
     """
     with open_raster(pair.frame) as src:
         check_bands(src, pair.frame, channels)
-        image, valid = network_input(*read_pixels(src), size)
+        image, valid = _lazy_input(*read_pixels(src), size)
     with open_raster(pair.mask) as src:
         roof, labelled = read_mask(src)
     valid = valid & resize_flags(labelled, size)
     return Sample(image, resize_flags(roof, size) & valid, valid)
+
+
+def read_sample(pair: Pair, size: tuple[int, int], channels: int) -> Sample:
+    """A frame and its mask at the network's size; raises as `read_frame` does."""
+    frame = read_frame(pair, size, channels)
+    return replace(frame, image=np.asarray(frame.image))
+
+
+def write_image(image: Pixels, out: Image) -> None:
+    """Write an image (rows, cols, bands), `Resized` or not, into an array of its shape, without a copy on the way."""
+    if isinstance(image, Resized):
+        image.fill(out)
+    else:
+        out[...] = image
 
 
 def check_bands(src: DatasetReader, path: Path, channels: int) -> None:

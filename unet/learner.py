@@ -229,8 +229,9 @@ def _unhidden(frames: RoofFrames, work: Any) -> Any:
     """What `work` returns; where the frames raised an error, that error instead of the one Keras makes of it."""
     try:
         return work()
-    except Exception:
-        if frames.error is None:
+    except BaseException as error:
+        frames.on_epoch_end()  # Keras tells them only where all is well
+        if frames.error is None or not isinstance(error, Exception):
             raise
         raise frames.error from None
 
