@@ -17,6 +17,7 @@ import numpy as np
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from roofkit.addresses import path_or_address
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, number, progress, run_stage, stage_parser
 from roofkit.errors import BadInputError, SettingsError
@@ -199,7 +200,7 @@ def pad_of(text: str) -> str | float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
     parser = stage_parser(__doc__, cluster=True)
-    parser.add_argument("src", nargs="?", type=Path, metavar="SRC", help="a scene or a folder of scenes")
+    parser.add_argument("src", nargs="?", type=path_or_address, metavar="SRC", help="a scene or a folder of scenes")
     parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the chips")
     parser.add_argument("--size", type=int, nargs="+", metavar="N", help="rows and columns, or one number for both")
     parser.add_argument("--overlap", type=int, metavar="N", help="pixels that neighbours share")

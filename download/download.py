@@ -38,10 +38,10 @@ from roofkit.vectors import write_features
 if TYPE_CHECKING:
     import geopandas as gpd
 
+    from roofkit.web import Web
     from sources.area import Area
     from sources.scenes import Scene, Source
     from sources.tiles import TileStore
-    from sources.web import Web
 
 TILES = ".download"  # the folder inside the data folder where tiles wait for their scene
 COARSE = 9.5  # metres a pixel from which on roofs cannot be told: 10, and what a map projection makes of it
@@ -352,7 +352,7 @@ def _some(roofs: "gpd.GeoDataFrame | None") -> "gpd.GeoDataFrame":
 
 def new_web(settings: DownloadArgs) -> "Web":
     """A session with the limits and addresses of the settings."""
-    from sources.web import Web
+    from roofkit.web import Web
 
     web = Web(
         retries=settings.retries, timeout=settings.timeout, deadline=settings.deadline, parallel=settings.parallel

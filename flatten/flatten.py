@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from roofkit.addresses import path_or_address
 from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
@@ -507,7 +508,7 @@ def flatten(options: argparse.Namespace, run: Run) -> FlattenReport:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
     parser = stage_parser(__doc__, cluster=True)
-    parser.add_argument("src", nargs="?", type=Path, metavar="SRC", help="a raster or a folder of rasters")
+    parser.add_argument("src", nargs="?", type=path_or_address, metavar="SRC", help="a raster or a folder of rasters")
     parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the table, .csv or .parquet")
     parser.add_argument("--sample", type=int, metavar="N", help="valid pixels of each file (default: settings)")
     parser.add_argument("--seed", type=int, metavar="N", help="which pixels are drawn")

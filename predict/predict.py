@@ -40,6 +40,7 @@ from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metre
 from roofkit.pairs import by_stem
 from roofkit.paths import holds_files
 from roofkit.raster import (
+    BLOCK,
     all_valid,
     create_raster,
     grid_of,
@@ -47,6 +48,7 @@ from roofkit.raster import (
     raster_digest,
     raster_files,
     read_valid,
+    windows,
 )
 from roofkit.settings import PredictArgs, RasterArgs
 from roofkit.shards import share_of
@@ -129,7 +131,7 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
         if targets.vectors:
             pixel_metres(grid_of(src), block.path)  # before the work rather than after it
         region = block.window or Window(0, 0, src.width, src.height)
-        if block.window and not read_valid(src, region).any():
+        if block.window and not any(read_valid(src, part).any() for part in inside(region)):
             return tally
         writers = _Writers(stack, src, block, targets, rasters)
         for window, probability in predictor.scan(src, region):
@@ -147,6 +149,12 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
     if targets.pieces:
         save_pieces(tracer, targets.pieces / f"{block.name}.arrow")
     return tally
+
+
+def inside(region: Window) -> Iterator[Window]:
+    """A region of a scene in small windows."""
+    for part in windows(int(region.height), int(region.width), 4 * BLOCK):
+        yield Window(part.col_off + region.col_off, part.row_off + region.row_off, part.width, part.height)
 
 
 class _Writers:

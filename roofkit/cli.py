@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from roofkit.addresses import check_addresses
 from roofkit.errors import RoofError
 from roofkit.paths import ROOT, Paths, project_paths
 from roofkit.settings import Block, Settings, check_settings, load_settings
@@ -60,7 +61,7 @@ def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.Argument
 
     Args:
         doc: The script's docstring.
-        cluster: The stage's tasks may run on a cluster, or in shards.
+        cluster: The stage's tasks may run on a cluster, or in shards, and its rasters may be addresses.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     common = parser.add_argument_group("options of every script")
@@ -77,6 +78,9 @@ def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.Argument
         common.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on that Dask cluster instead")
         common.add_argument(
             "--shard", type=shard_of, metavar="I/N", help="do the I-th of N shares; then run once without it"
+        )
+        common.add_argument(
+            "--allow-addresses", action="store_true", help="rasters may be https://, s3:// or gs:// addresses"
         )
     common.add_argument("--json", action="store_true", help="end stdout with the report as one line of JSON")
     common.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
@@ -144,6 +148,7 @@ def checked(work: Callable[[argparse.Namespace], int], options: argparse.Namespa
 
 def start_run(options: argparse.Namespace) -> Run:
     """The run that the common options describe."""
+    check_addresses(options)
     settings = load_settings(options.settings)
     base = options.settings.resolve().parent
     paths = project_paths(settings, base, options.data, options.results)

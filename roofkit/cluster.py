@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from roofkit.artifacts import attempt
-from roofkit.errors import ClusterError
+from roofkit.errors import ClusterError, RoofError
 from roofkit.workers import AHEAD
 
 Item = TypeVar("Item")
@@ -46,6 +46,9 @@ def _attempted(work: Callable[[Item], Result], item: Item) -> Result:
     token = attempt.set(uuid.uuid4().hex[:12])
     try:
         return work(item)
+    except RoofError as error:
+        error.__cause__ = error.__context__ = None  # GDAL's errors do not survive the way back, and this one with them
+        raise
     finally:
         attempt.reset(token)
 

@@ -12,12 +12,13 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # what some properties of a broken file raise
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
@@ -25,6 +26,7 @@ from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
+from roofkit.addresses import Address
 from roofkit.artifacts import committed, digests, fingerprint
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.settings import RasterArgs
@@ -122,13 +124,28 @@ def gdal_env() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_raster(path: Path) -> Iterator[DatasetReader]:
-    """An open GeoTIFF, PNG or JPEG.
+def open_raster(path: Path | Address) -> Iterator[DatasetReader]:
+    """An open GeoTIFF, PNG or JPEG; at an address only a GeoTIFF, of which no file beside it is read.
 
     Raises:
         MissingInputError: There is no such file.
         BadInputError: It is of another kind, broken, of a dtype that this program does not know, or in huge blocks.
+        WebError: The server of an address fails, also while the raster is read.
     """
+    opened = _open_address(path) if isinstance(path, Address) else _open_file(path)
+    with gdal_env(), opened as src:
+        if src.count == 0 or set(src.dtypes) - set(DTYPES) or len(set(src.dtypes)) > 1:
+            found = f"pixels of {', '.join(sorted(set(src.dtypes))) or 'no band'}"
+            raise BadInputError(str(path), found, f"one of {', '.join(DTYPES)}", "Convert it (gdal_translate -ot).")
+        size = block_bytes(src)
+        if size > BLOCK_BYTES:
+            found, expected = f"blocks of {size / 2**20:,.0f} MiB", f"at most {BLOCK_BYTES // 2**20} MiB"
+            raise BadInputError(str(path), found, expected, "Store it in tiles (gdal_translate -co TILED=YES).")
+        yield src
+
+
+@contextlib.contextmanager
+def _open_file(path: Path) -> Iterator[DatasetReader]:
     driver = DRIVERS.get(path.suffix.lower().lstrip("."))
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
@@ -138,21 +155,38 @@ def open_raster(path: Path) -> Iterator[DatasetReader]:
             path, f"a {path.suffix or 'nameless'} file", "a .tif, .png or .jpg", "Convert it to GeoTIFF."
         )
     _check_end(path, driver)
-    with gdal_env():
-        try:
-            src = rasterio.open(path, driver=driver)
-        except RasterioIOError as error:
-            found = "0 bytes" if path.stat().st_size == 0 else f"not readable as {driver} ({error})"
-            raise BadInputError(path, found, f"a {driver} file", "Replace or remove it.") from None
-        with src:
-            if src.count == 0 or set(src.dtypes) - set(DTYPES) or len(set(src.dtypes)) > 1:
-                found = f"pixels of {', '.join(sorted(set(src.dtypes))) or 'no band'}"
-                raise BadInputError(path, found, f"one of {', '.join(DTYPES)}", "Convert it (gdal_translate -ot).")
-            size = block_bytes(src)
-            if size > BLOCK_BYTES:
-                found, expected = f"blocks of {size / 2**20:,.0f} MiB", f"at most {BLOCK_BYTES // 2**20} MiB"
-                raise BadInputError(path, found, expected, "Store it in tiles (gdal_translate -co TILED=YES).")
+    try:
+        src = rasterio.open(path, driver=driver)
+    except RasterioIOError as error:
+        found = "0 bytes" if path.stat().st_size == 0 else f"not readable as {driver} ({error})"
+        raise BadInputError(path, found, f"a {driver} file", "Replace or remove it.") from None
+    with src:
+        yield src
+
+
+@contextlib.contextmanager
+def _open_address(address: Address) -> Iterator[DatasetReader]:
+    from roofkit.range_file import open_bytes
+    from roofkit.remote import StoredBytes
+
+    problems: list[BaseException] = []  # of the server; GDAL only knows that bytes are missing
+    try:
+        with open_bytes(StoredBytes(address), problems) as src:
+            _ = src.mask_flag_enums  # now: GDAL takes a mask that it cannot read for none
+            _raise_problem(src)
             yield src
+    except (RasterioError, CPLE_BaseError) as error:
+        if not problems:
+            found = f"not readable as GTiff ({' '.join(str(error).split())[:200]})"
+            raise BadInputError(str(address), found, "a GTiff file", "Replace or remove it.") from None
+    if problems:
+        raise problems[0]
+
+
+def _raise_problem(src: DatasetReader) -> None:
+    """Raise what a server did wrong while an address was read, if anything."""
+    for problem in getattr(src, "problems", ()):
+        raise problem
 
 
 def _check_end(path: Path, driver: str) -> None:
@@ -173,12 +207,21 @@ def block_bytes(src: DatasetReader) -> int:
     return int(rows * cols * bands * np.dtype(src.dtypes[0]).itemsize)
 
 
-def raster_files(source: Path, extension: str = "tif") -> list[Path]:
+@overload
+def raster_files(source: Path, extension: str = "tif") -> list[Path]: ...
+@overload
+def raster_files(source: Path | Address, extension: str = "tif") -> list[Path] | list[Address]: ...
+def raster_files(source: Path | Address, extension: str = "tif") -> list[Path] | list[Address]:
     """The raster itself, or the rasters of a folder with that extension, sorted by name.
 
     Raises:
         MissingInputError: Nothing there, or no such raster in the folder.
+        WebError: The server of an address fails, or refuses.
     """
+    if isinstance(source, Address):
+        from roofkit.remote import raster_addresses
+
+        return raster_addresses(source, extension)
     if source.is_file():
         return [source]
     suffixes = {"tif": (".tif", ".tiff"), "png": (".png",), "jpg": (".jpg", ".jpeg")}[extension]
@@ -223,12 +266,18 @@ def is_rgb(src: DatasetReader) -> bool:
     return tuple(src.colorinterp[:3]) == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 
-def raster_digest(path: Path) -> str:
+def raster_digest(path: Path | Address) -> str:
     """A hash of a raster's bytes and of the sidecar files that say where it lies or what is valid.
 
+    Of an address it is a hash of its size and version, as the server gives them: nothing is read.
+
     Raises:
-        MissingInputError, BadInputError: As for `open_raster`.
+        MissingInputError, BadInputError, WebError: As for `open_raster`.
     """
+    if isinstance(path, Address):
+        from roofkit.remote import address_digest
+
+        return address_digest(path)
     with open_raster(path) as src:
         return fingerprint(*digests(map(Path, sorted(src.files))))
 
@@ -238,12 +287,13 @@ def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixel
 
     Raises:
         BadInputError: The file's pixels are broken.
+        WebError: The server of an address fails.
     """
     try:
         pixels = src.read(indexes=data_bands(src), window=window)
         masked = np.ones(pixels.shape[1:], bool) if _without_mask(src) else src.dataset_mask(window=window) != 0
     except RasterioIOError as error:
-        raise BadInputError(src.name, f"broken pixels ({error})", "a whole file", "Replace it.") from None
+        raise _broken(src, error) from None
     valid: Valid = masked & ~np.isnan(pixels).any(axis=0) if pixels.dtype.kind == "f" else masked
     return pixels, valid
 
@@ -261,8 +311,13 @@ def read_valid(src: DatasetReader, window: Window) -> Valid:
     try:
         valid: Valid = src.dataset_mask(window=window) != 0
     except RasterioIOError as error:
-        raise BadInputError(src.name, f"broken pixels ({error})", "a whole file", "Replace it.") from None
+        raise _broken(src, error) from None
     return valid
+
+
+def _broken(src: DatasetReader, error: Exception) -> BadInputError:
+    _raise_problem(src)
+    return BadInputError(getattr(src, "where", src.name), f"broken pixels ({error})", "a whole file", "Replace it.")
 
 
 def finite(pixels: Pixels, valid: Valid) -> Valid:

@@ -4,13 +4,11 @@ By default a scene has the raster's own grid and its very pixels; with another C
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import rasterio
@@ -25,6 +23,7 @@ from rasterio.windows import Window
 from roofkit.artifacts import digest, digests
 from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
+from roofkit.range_file import RemoteBytes, open_bytes
 from roofkit.raster import (
     BLOCK_BYTES,
     DRIVERS,
@@ -42,15 +41,13 @@ from roofkit.raster import (
     own_names,
 )  # fmt: skip
 from roofkit.settings import DownloadArgs
+from roofkit.web import VARIABLE, Web, expanded
 from sources.area import LONLAT, Area, gsd, moved, named_crs
-from sources.range_file import RangeFile, RemoteBytes
 from sources.scenes import Scene, Source, cast, parts
-from sources.web import Web
 
 WIDER = {"int8": "int16", "float64": "float32", "float16": "float32"}  # dtypes that fit into another without asking
 FARTHEST = 1e12  # units of a CRS from its origin: no place on the globe
 MOST_PIXELS = 10**11  # of one raster: more is a slip of scale, or a file that lies
-VARIABLE = re.compile(r"\$\{(\w+)\}")
 SIDE = 1024
 
 
@@ -96,9 +93,8 @@ class Raster:
             BadInputError: It is none, is broken (also where it is read while open), or in huge blocks.
             WebError: Its server fails.
         """
-        problems: list[Exception] = []
-        alone = {} if self.data is None else {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # no files beside it
-        with gdal_env(), rasterio.Env(**alone), contextlib.ExitStack() as stack:
+        problems: list[BaseException] = []
+        with gdal_env(), contextlib.ExitStack() as stack:
             try:
                 src = stack.enter_context(self._dataset(problems))
                 size = block_bytes(src)
@@ -113,35 +109,11 @@ class Raster:
             if problems:  # of which GDAL only knows that bytes are missing
                 raise problems[0]
 
-    def _dataset(self, problems: list[Exception]) -> DatasetReader:
+    def _dataset(self, problems: list[BaseException]) -> DatasetReader:
         if self.data is None:
             path = self.path or Path()
             return rasterio.open(path, driver=DRIVERS[path.suffix.lower().lstrip(".")])
-        data, name = self.data, "remote/scene.tif"
-
-        def opener(path: str, mode: str = "rb") -> RangeFile:
-            if path != name:
-                raise FileNotFoundError(path)
-            return RangeFile(data, problems)
-
-        return rasterio.open(name, driver="GTiff", opener=opener)
-
-
-def expanded(address: str, web: Web, setting: str = "download_args.address") -> str:
-    """An address with ${NAME} replaced from the environment; what is put in is never shown.
-
-    Raises:
-        SettingsError: There is no such variable.
-    """
-
-    def value(found: "re.Match[str]") -> str:
-        text = os.environ.get(found[1])
-        if text is None:
-            raise SettingsError(setting, f"${{{found[1]}}}", "a variable of the environment that is set", "Set it.")
-        web.hide(text, quote(text), quote(text, safe=""))
-        return text
-
-    return VARIABLE.sub(value, address)
+        return open_bytes(self.data, problems)
 
 
 def raster_at(address: str, web: Web, folder: Path, *, given: bool = True, stem: str | None = None) -> Raster:

@@ -19,10 +19,10 @@ from rasterio.windows import Window
 from roofkit.cli import say
 from roofkit.errors import MissingInputError, SettingsError
 from roofkit.raster import BLOCK, Grid, Pixels, Valid, gdal_env
+from roofkit.web import WebError
 from sources.area import named_crs
 from sources.ee_session import ee_errors, start_earth_engine
 from sources.scenes import Scene, Source, TooLargeError, cast, parts
-from sources.web import WebError
 
 REQUEST_BYTES = 50_331_648  # of one computePixels: width x height x bands x (bytes of a value + 1)
 LARGEST = 2048  # rows and columns of a tile: enough to keep requests few, and a lost one cheap

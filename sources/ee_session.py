@@ -21,7 +21,7 @@ import httplib2
 
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.settings import DownloadArgs
-from sources.web import Web, WebError
+from roofkit.web import Web, WebError
 
 STEPS = (
     "Once: register a project at code.earthengine.google.com/register, run .venv/bin/earthengine authenticate, "

@@ -12,9 +12,8 @@ from roofkit.errors import BadInputError, MissingInputError, RoofError, Settings
 from roofkit.labels import polygons_of, read_features
 from roofkit.paths import VECTOR_SUFFIXES
 from roofkit.settings import DownloadArgs
+from roofkit.web import Web, expanded
 from sources.area import LONLAT, Area
-from sources.cog import expanded
-from sources.web import Web
 
 
 def labels_of_file(settings: DownloadArgs, area: Area, web: Web, folder: Path) -> gpd.GeoDataFrame:

@@ -15,9 +15,9 @@ from roofkit.cli import raise_if_stopped, say
 from roofkit.errors import MissingInputError
 from roofkit.labels import polygons_of
 from roofkit.settings import DownloadArgs
+from roofkit.web import Web
 from sources.area import LONLAT, Area
 from sources.ee_session import ee_errors, start_earth_engine
-from sources.web import Web
 
 COLLECTION = "GOOGLE/Research/open-buildings/v3/polygons"
 PAGE = 1000

@@ -20,8 +20,8 @@ from roofkit.cli import raise_if_stopped, say
 from roofkit.errors import MissingInputError, RoofError
 from roofkit.settings import DownloadArgs
 from roofkit.vectors import RESERVED, safe_names
+from roofkit.web import FAULTS, REDIRECTS, TRANSIENT, Web, WebError, pause_before, status
 from sources.area import LONLAT, Area
-from sources.web import FAULTS, REDIRECTS, TRANSIENT, Web, WebError, pause_before, status
 
 MATERIAL = "roof:material"
 OWN_NAMES = ("element", "geometry", "id")  # OSMnx puts these beside the tags: a tag of that name would replace them

@@ -12,7 +12,7 @@ from rasterio.windows import Window
 from roofkit.errors import BadInputError, SettingsError
 from roofkit.raster import Grid, Pixels, Valid, windows
 from roofkit.settings import DownloadArgs
-from sources.web import Web
+from roofkit.web import Web
 
 if TYPE_CHECKING:
     import geopandas as gpd

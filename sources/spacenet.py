@@ -22,13 +22,13 @@ from rasterio.windows import Window
 from roofkit.artifacts import digest
 from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, RoofError, SettingsError
+from roofkit.range_file import RemoteBytes
 from roofkit.raster import Pixels, Valid, grid_of
+from roofkit.web import Web, expanded
 from sources.area import LONLAT, Area
 from sources.bucket import address_of, keys
-from sources.cog import Raster, distinct, expanded, plain_name, raster_at, read_stack, stack_scenes
-from sources.range_file import RemoteBytes
+from sources.cog import Raster, distinct, plain_name, raster_at, read_stack, stack_scenes
 from sources.scenes import Scene, Source
-from sources.web import Web
 
 if TYPE_CHECKING:
     import geopandas as gpd

@@ -23,9 +23,9 @@ from shapely.geometry import box, shape
 from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, RoofError, SettingsError
 from roofkit.raster import Pixels, Valid
-from sources.cog import Raster, distinct, expanded, plain_name, raster_at, read_stack, stack_scenes
+from roofkit.web import Web, WebError, expanded
+from sources.cog import Raster, distinct, plain_name, raster_at, read_stack, stack_scenes
 from sources.scenes import Scene, Source
-from sources.web import Web, WebError
 
 MOST_ITEMS = 2000  # of an API's answer
 MOST_DOCUMENTS = 2000  # of a static catalogue, read in search of items

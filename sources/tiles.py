@@ -20,8 +20,8 @@ from roofkit.artifacts import committed
 from roofkit.cli import raise_if_stopped
 from roofkit.errors import BadInputError
 from roofkit.raster import BLOCK, Pixels, Valid
+from roofkit.web import StoppedError
 from sources.scenes import Scene, Source, TooLargeError
-from sources.web import StoppedError
 
 SMALLEST = 16  # rows and columns below which a tile is not halved any more
 POLL = 0.1  # seconds after which an idle thread looks whether it is to end

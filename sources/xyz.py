@@ -19,7 +19,7 @@ from roofkit.artifacts import fingerprint
 from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.raster import BLOCK_BYTES, PNG_END, TAIL, Grid, Pixels, Valid, block_bytes, gdal_env
-from sources.cog import expanded
+from roofkit.web import expanded
 from sources.scenes import Scene, Source, parts
 
 HALF = 20_037_508.342789244  # metres from the middle of the map to its edge

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from roofkit.cluster import map_on_cluster
+from roofkit.cluster import _attempted, map_on_cluster
 from roofkit.errors import BadInputError, ClusterError
 from roofkit.workers import once
 
@@ -169,6 +169,20 @@ def test_a_task_that_ends_every_worker(tmp_path):
             list(map_on_cluster(work, [0], lonely.address))
     finally:
         lonely.stop()
+
+
+def unreadable(number: int) -> int:
+    try:
+        raise OSError(number)
+    except OSError as error:
+        raise BadInputError("a.tif", "broken pixels", "a whole file", "Replace it.") from error
+
+
+def test_a_problem_comes_without_its_cause():
+    """GDAL's errors cannot be unpickled; with one as the cause, Dask hands on a text instead of the problem."""
+    with pytest.raises(BadInputError, match=r"a\.tif: broken pixels") as caught:
+        _attempted(unreadable, 1)
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
 def test_nobody_there(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from earth_engine_server import TOKEN, earth_engine
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-import sources.web
+import roofkit.web
 from download.download import main
 from sources.earthengine import dtype_of, native_scale, tile_side
 
@@ -29,7 +29,7 @@ NAMES = ["B1", "B2", "B3"]
 def quick(monkeypatch, only_this_machine):
     """A token, no other machine, and no long pauses."""
     monkeypatch.setenv("EARTHENGINE_TOKEN", TOKEN)
-    monkeypatch.setattr(sources.web, "PAUSE", 0.01)
+    monkeypatch.setattr(roofkit.web, "PAUSE", 0.01)
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"):
         monkeypatch.delenv(name, raising=False)
 

@@ -5,18 +5,18 @@ import threading
 import pytest
 from web_server import web_server
 
-import sources.range_file
+import roofkit.range_file
 from roofkit.errors import BadInputError
-from sources.range_file import BlockCache, RangeFile, RemoteBytes
-from sources.web import Web, WebError
+from roofkit.range_file import BlockCache, RangeFile, RemoteBytes, version_of
+from roofkit.web import Web, WebError
 
 DATA = bytes(range(251)) * 41  # 10291 bytes: no multiple of a block
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch, only_this_machine):
-    monkeypatch.setattr(sources.range_file, "BLOCK", 1000)
-    monkeypatch.setattr(sources.range_file, "CACHE", BlockCache())
+    monkeypatch.setattr(roofkit.range_file, "BLOCK", 1000)
+    monkeypatch.setattr(roofkit.range_file, "CACHE", BlockCache())
 
 
 def remote(server, path="/x"):
@@ -69,12 +69,12 @@ def test_blocks_are_fetched_once_by_many_threads():
 
 
 def test_memory_is_bounded_over_all_files(monkeypatch):
-    monkeypatch.setattr(sources.range_file, "KEPT", 3)
+    monkeypatch.setattr(roofkit.range_file, "KEPT", 3)
     with web_server({"/x": DATA, "/y": DATA[::-1]}) as server:
         files = [remote(server, "/x"), remote(server, "/y")]
         for _ in range(2):
             assert [file.read(500, 3000) for file in files] == [DATA[500:3500], DATA[::-1][500:3500]]
-        assert len(sources.range_file.CACHE._blocks) == 3
+        assert len(roofkit.range_file.CACHE._blocks) == 3
 
 
 def test_a_server_that_forgets_about_ranges_half_way():
@@ -117,6 +117,29 @@ def test_an_empty_file_is_an_error(code):
     empty = answering(lambda handler, *rest: handler.answer(code, b""))
     with empty as server, pytest.raises(BadInputError, match="0 bytes"):
         remote(server)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("gone")])
+def test_what_gdal_would_swallow_is_noted(error, monkeypatch):
+    def fail(*args):
+        raise error
+
+    with web_server({"/x": DATA}) as server:
+        problems, data = [], remote(server)
+        monkeypatch.setattr(data, "read", fail)
+        assert RangeFile(data, problems).read(10) == b""
+        assert problems == [error]
+
+
+@pytest.mark.parametrize(("headers", "version"), [
+    ({"x-goog-generation": "17", "ETag": '"a"'}, "17"),
+    ({"ETag": '"a"', "Last-Modified": "Monday"}, '"a"'),
+    ({"ETag": 'W/"a"', "Last-Modified": "Monday"}, "Monday"),
+    ({"ETag": 'W/"a"'}, 'W/"a"'),
+    ({}, ""),
+])  # fmt: skip
+def test_the_version_is_what_says_most_surely_that_bytes_are_the_same(headers, version):
+    assert version_of(headers) == version
 
 
 def test_an_error_is_noted_and_the_file_seems_to_end():

@@ -11,8 +11,8 @@ import requests
 from test_cog import quick  # noqa: F401
 from web_server import web_server
 
-import sources.web
-from sources.web import Web, WebError, pause_before
+import roofkit.web
+from roofkit.web import Web, WebError, pause_before
 
 
 @pytest.fixture
@@ -59,13 +59,28 @@ def test_nothing_secret_is_shown(web):
     assert len(web.safe("x" * 9999)) == 401
 
 
+@pytest.mark.parametrize(("body", "shown"), [
+    (b"<Error><Code>X</Code><AWSAccessKeyId>AKID</AWSAccessKeyId><Message>No entry.</Message></Error>", "(No entry.)"),
+    (b'{"error": {"code": 403, "message": "No \\"entry\\"."}}', '(No \\"entry\\".)'),
+    (b"plainly no", "(plainly no)"),
+    (b"", "403 Forbidden;"),
+])  # fmt: skip
+def test_of_a_refusal_its_reason_is_shown(body, shown, web):
+    with web_server(routes={"/a": lambda handler: handler.answer(403, body)}) as server:
+        web.give(server.url)
+        with pytest.raises(WebError) as caught:
+            web.fetch(f"{server.url}/a")
+    assert shown in str(caught.value)
+    assert "AKID" not in str(caught.value)
+
+
 def test_pauses_grow_or_are_what_the_server_asks():
     assert [pause_before(n, None) for n in range(4)] == [0.01, 0.02, 0.04, 0.08]
     response = requests.Response()
     response.headers["Retry-After"] = "7"
     assert pause_before(0, response) == 7.0
     response.headers["Retry-After"] = "86400"
-    assert pause_before(0, response) == sources.web.LONGEST_PAUSE
+    assert pause_before(0, response) == roofkit.web.LONGEST_PAUSE
     response.headers["Retry-After"] = "Wed, 21 Oct 2015 07:28:00 GMT"
     assert pause_before(0, response) == 0.0
     response.headers["Retry-After"] = "soon"
@@ -73,7 +88,7 @@ def test_pauses_grow_or_are_what_the_server_asks():
 
 
 def test_an_answer_without_end_is_cut_off(web, monkeypatch):
-    monkeypatch.setattr(sources.web, "LIMIT", 1000)
+    monkeypatch.setattr(roofkit.web, "LIMIT", 1000)
     with web_server({"/a": b"x" * 5000}) as server:
         web.give(server.url)
         with pytest.raises(WebError, match="without end"):

@@ -14,7 +14,7 @@ from web_server import web_server
 from download.download import main
 from roofkit.raster import gdal_env
 from roofkit.settings import DownloadArgs
-from sources.web import Web
+from roofkit.web import Web
 from sources.xyz import HALF, Xyz, decoded, tile_at
 
 ZOOM, LEFT, TOP = 17, 95_897, 55_400

@@ -17,14 +17,15 @@ class WebServer(ThreadingHTTPServer):
         faults: What happens to the requests, in their order; None: nothing.
         ranges: Whether it knows ranges.
         slow: Seconds that each request takes.
+        headers: What answers with a file say beside their range; an empty text leaves a header out.
     """
 
     daemon_threads = True
 
-    def __init__(self, files=(), *, routes=(), faults=(), ranges=True, slow=0.0):
+    def __init__(self, files=(), *, routes=(), faults=(), ranges=True, slow=0.0, headers=()):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.routes, self.faults = dict(files), dict(routes), list(faults)
-        self.ranges, self.slow, self.version = ranges, slow, 1
+        self.ranges, self.slow, self.version, self.headers = ranges, slow, 1, dict(headers)
         self.lock = threading.Lock()
         self.paths, self.now, self.most = [], 0, 0
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -67,9 +68,13 @@ class Handler(BaseHTTPRequestHandler):
         if data is None:
             self.answer(404, b"no such file")
             return
+        self.send_part(data, cut=cut)
+
+    def send_part(self, data, headers=(), cut=False):
         first, last = self.range(len(data))
         part = data[first : last + 1]
-        headers = {"ETag": f'"{self.server.version}"'}
+        headers = {"ETag": f'"{self.server.version}"'} | dict(self.server.headers) | dict(headers)
+        headers = {name: value for name, value in headers.items() if value}
         if self.headers.get("Range") and self.server.ranges:
             headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
         code = 206 if "Content-Range" in headers else 200
@@ -110,7 +115,13 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def web_server(*args, **options):
     """A running server."""
-    server = WebServer(*args, **options)
+    with running(WebServer(*args, **options)) as server:
+        yield server
+
+
+@contextmanager
+def running(server):
+    """The server, running until the end."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

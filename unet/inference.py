@@ -6,11 +6,12 @@ bfloat16 where the processor multiplies that fast. On a GPU, or without OpenVINO
 
 import contextlib
 import importlib
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ Shape = tuple[int, ...]  # of a frame: rows, cols, bands
 Runtime = Literal["auto", "keras", "openvino"]
 SETTING = "predict_args.runtime"
 REPORTING = "openvino.tools.ovc"  # the part of OpenVINO that reports each import to its maker over the network
+PLACES = re.compile(r"(Exception from|Check '[^']*' failed at) \S+:\d+:")  # in OpenVINO's source, before what it says
 
 
 class Inference(ABC):
@@ -73,7 +75,8 @@ def open_inference(
         return OpenVinoInference(loaded, openvino, threads)
     except Exception as error:  # for a foreign network converter and compiler raise anything at all
         raise_if_stopped()
-        found = f"not usable by OpenVINO ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        reason = " ".join(PLACES.sub("", str(error)).split())[:200]
+        found = f"not usable by OpenVINO ({type(error).__name__}: {reason})"
     if runtime == "openvino":
         raise BadInputError(name, found, "layers that it knows", f"Set {SETTING} to keras.")
     say(f"{name}: {found}; Keras is used instead, which is slower.")
@@ -158,7 +161,7 @@ class _Network:
 
     def _ask(self, frame: Floats) -> Any:
         request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
-        request.get_input_tensor().data[0] = frame
+        request.get_input_tensor().data[0] = frame.transpose(2, 0, 1)
         request.start_async()
         return request
 
@@ -250,20 +253,49 @@ def _converted(loaded: LoadedModel, shape: Shape) -> Any:
 
     By way of TensorFlow's graph in memory. OpenVINO's own `convert_model` would do the same and report it.
     """
-    frontend = importlib.import_module("openvino.frontend").FrontEndManager().load_by_framework("tf")
+    openvino = importlib.import_module("openvino")
     graphs = importlib.import_module("openvino.frontend.tensorflow.graph_iterator")
-    traced = _traced(loaded, shape)  # has to live until the end: it holds the weights
-    return frontend.convert(frontend.load(graphs.GraphIteratorTFGraph(traced.graph, False)))
+    loaded = replace(loaded, model=_in_float32(loaded.model))
+    traced = _traced(loaded, shape)
+    graph = graphs.GraphIteratorTFGraph(traced.graph, False)  # has to live until the end, as has the model
+    frontend = openvino.frontend.FrontEndManager().load_by_framework("tf")
+    model = frontend.convert(frontend.load(graph))
+    (answer,) = (output.get_node() for output in model.outputs if traced.outputs[0].name in output.get_names())
+    return openvino.Model([answer], model.get_parameters())  # without the loose ends, which are outputs too
 
 
 def _traced(loaded: LoadedModel, shape: Shape) -> Any:
-    """The network as a TensorFlow function from (1, rows, cols, bands) to (1, rows, cols), both float32."""
+    """The network as a TensorFlow function from (1, bands, rows, cols) to (1, rows, cols), both float32.
+
+    Bands come first because OpenVINO, too, then has nothing to do before the model's own scaling. If it had, it would
+    round the values to bfloat16 on the way, in which 300 and 301 kelvins are the same.
+    """
     import tensorflow as tf
 
     ops, first = start_keras().ops, loaded.data_format == "channels_first"
+    rows, cols, bands = shape
 
     def roof(frame: Any) -> Any:
-        output = loaded.model(ops.transpose(frame, (0, 3, 1, 2)) if first else frame, training=False)
+        output = loaded.model(frame if first else ops.transpose(frame, (0, 2, 3, 1)), training=False)
         return ops.cast(output[:, -1] if first else output[..., -1], "float32")
 
-    return tf.function(roof, autograph=False).get_concrete_function(tf.TensorSpec((1, *shape), tf.float32))
+    return tf.function(roof, autograph=False).get_concrete_function(tf.TensorSpec((1, bands, rows, cols), tf.float32))
+
+
+def _in_float32(model: Any) -> Any:
+    """The model, or its twin in float32 where layers compute in another precision: the converter knows no bfloat16."""
+    if all(layer.compute_dtype == "float32" for layer in _layers(model)):
+        return model
+    twin = start_keras().models.clone_model(
+        model,
+        clone_function=lambda layer: type(layer).from_config(layer.get_config() | {"dtype": "float32"}),
+        recursive=True,
+    )
+    twin.set_weights([np.asarray(weight, np.float32) for weight in model.get_weights()])
+    return twin
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """All layers of a model, and of the models in it."""
+    for layer in model.layers:
+        yield from _layers(layer) if hasattr(layer, "layers") else (layer,)

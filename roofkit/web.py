@@ -22,7 +22,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from roofkit.errors import RoofError
+from roofkit.errors import RoofError, SettingsError
 
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -31,6 +31,8 @@ PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before the first retry, doubled for 
 VALUE = 8  # letters of a value in a query from which on it may be a credential
 LIMIT = 512 * 2**20  # bytes of one answer
 FAULTS = (requests.exceptions.RequestException, HTTPError, OSError)
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+REASON = re.compile(r'<Message>([^<]*)</Message>|"message":\s*"((?:[^"\\]|\\.)*)"')  # in an answer of XML or JSON
 SECRET = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+")
 QUERY = re.compile(r"(https?://)(?:[^\s/@'\"]+@)?([^\s?#'\"]+)[?#][^\s'\"]*")
 RELATIVE = re.compile(r"(\burl: /[^\s?'\"]*)\?[^\s'\")]*")  # as connection errors name what was asked for
@@ -57,11 +59,21 @@ class Web(requests.Session):
         timeout: Seconds without a byte after which a server counts as silent.
         deadline: Seconds for one request with all its tries.
         parallel: Connections that are kept open.
+        limit: Bytes of one answer; None: `LIMIT`.
     """
 
-    def __init__(self, *, retries: int = 5, timeout: float = 60.0, deadline: float = 600.0, parallel: int = 10) -> None:
+    def __init__(
+        self,
+        *,
+        retries: int = 5,
+        timeout: float = 60.0,
+        deadline: float = 600.0,
+        parallel: int = 10,
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
         self.retries, self.timeout, self.deadline = retries, timeout, deadline
+        self.limit = limit
         self.stopped = threading.Event()
         self.bytes = 0
         self._given: set[tuple[str, int]] = set()
@@ -115,9 +127,8 @@ class Web(requests.Session):
             WebError: It is no http address, or lies in a private network that the user did not name.
         """
         self._hide_parts(address)
-        where = self.safe(address)
         if not address.lower().startswith(("http://", "https://")):
-            raise WebError(where, "no http or https address", "one", "Check the address.")
+            raise WebError(self.safe(address), "no http or https address", "one", "Check the address.")
         host, port = self._place(address)
         if (host, port) in self._given or (host in self._near and not redirected):
             return
@@ -127,7 +138,7 @@ class Web(requests.Session):
                 what = "a redirect to" if redirected else "named by a server, and it is in"
                 expected = "public addresses, and those given by you"
                 advice = "Do not use that server, or give this address yourself if you trust it."
-                raise WebError(where, f"{what} a private network ({found})", expected, advice)
+                raise WebError(self.safe(address), f"{what} a private network ({found})", expected, advice)
 
     def safe(self, text: object) -> str:
         """A text without credentials: no user names and queries in addresses, no tokens; at most a few lines long."""
@@ -238,9 +249,10 @@ class Web(requests.Session):
         while part := response.raw.read1(1 << 18, decode_content=True):
             parts.append(part)
             size += len(part)
-            if size > LIMIT:
-                expected = f"at most {LIMIT >> 20} MiB"
-                raise WebError(self.safe(response.url), "an answer without end", expected, "Check the address.")
+            if size > (self.limit or LIMIT):
+                expected = f"at most {(self.limit or LIMIT) >> 20} MiB"
+                advice = "Check the address, and that its server knows ranges."
+                raise WebError(self.safe(response.url), "an answer without end", expected, advice)
             if time.monotonic() - started > self.deadline:
                 raise requests.exceptions.Timeout(f"not done in {self.deadline:g} s")
             if self.stopped.is_set():
@@ -293,8 +305,27 @@ class Web(requests.Session):
             404: "Check the address.",
         }.get(response.status_code, "Check address and options.")
         text = "" if response.headers.get("Content-Type", "").startswith(("image", "text/html")) else response.text
+        reason = REASON.search(text)  # beside it S3 tells what it was asked, credentials and all
+        text = (reason[1] or reason[2] or "") if reason else text
         found = status(response) + (f" ({self.safe(text)[:200]})" if text.strip() else "")
         return WebError(self.safe(response.url), found, "200 OK", advice)
+
+
+def expanded(address: str, web: Web, setting: str = "download_args.address") -> str:
+    """An address with ${NAME} replaced from the environment; what is put in is never shown.
+
+    Raises:
+        SettingsError: There is no such variable.
+    """
+
+    def value(found: "re.Match[str]") -> str:
+        text = os.environ.get(found[1])
+        if text is None:
+            raise SettingsError(setting, f"${{{found[1]}}}", "a variable of the environment that is set", "Set it.")
+        web.hide(text, quote(text), quote(text, safe=""))
+        return text
+
+    return VARIABLE.sub(value, address)
 
 
 def status(response: requests.Response) -> str:
