@@ -39,7 +39,7 @@ from roofkit.raster import (
 )
 from roofkit.settings import Method, MosaicArgs, RasterArgs
 
-WINDOW = (2 * BLOCK, 8 * BLOCK)  # rows and columns worked on at a time: wide, as tiles stored in strips are read
+WINDOW = (4 * BLOCK, 8 * BLOCK)  # rows and columns worked on at a time: wide, as tiles stored in strips are read
 OFF_GRID = 1e-3  # pixels
 DRIFT = 0.1  # pixels, over the mosaic
 PIXEL_SIZE = 1e-4  # relative difference
@@ -100,13 +100,15 @@ def combine(
     Returns:
         Pixels of `shape` (bands, rows, cols) and `dtype`, and their validity (rows, cols).
     """
-    out = np.full(shape, empty, np.float64 if method == "mean" else dtype)
+    out = np.empty(shape, np.float64 if method == "mean" else dtype)
     count = np.zeros(shape[1:], np.uint32)
     covered = np.zeros(shape[1:], bool)
     for layer in layers:
         rows, cols = layer.valid.shape
         place = np.s_[..., layer.row : layer.row + rows, layer.col : layer.col + cols]
         _lay(out[place], count[place], covered[place], layer, method)
+    if not covered.all():
+        out[:, ~covered] = empty
     if method == "mean":
         out = out / np.maximum(count, 1)
         out = np.rint(out) if dtype.kind in "iu" else out
@@ -115,6 +117,9 @@ def combine(
 
 def _lay(out: Pixels, count: Pixels, covered: Valid, layer: Layer, method: Method) -> None:
     """Put one layer on the part of the arrays that lies under it; `count` is of valid layers so far."""
+    if layer.valid.all() and not covered.any():  # the usual case, and by far the fastest
+        out[...], count[...], covered[...] = layer.pixels, 1, True
+        return
     blank, again = count == 0, layer.valid & (count > 0)
     if method == "first":
         blank &= layer.valid | ~covered

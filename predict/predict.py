@@ -164,7 +164,7 @@ class _Writers:
         self, stack: contextlib.ExitStack, src: DatasetReader, block: Block, targets: Targets, rasters: RasterArgs
     ) -> None:
         region = block.window or Window(0, 0, src.width, src.height)
-        self._corner = region.col_off, region.row_off
+        self._corner, self._shape = (region.col_off, region.row_off), (int(region.height), int(region.width))
         self._masked = not all_valid(src)
         grid, name = grid_of(src).window(region), f"{block.name}.tif"
         options: dict[str, Any] = {"bands": 1, "settings": rasters, "sparse": self._masked, "cog": bool(block.window)}
@@ -186,9 +186,10 @@ class _Writers:
             writer.write(probability[None], shown, here)
 
     def write_blank(self) -> None:
-        """Write the first pixel as invalid: then the file has a mask, which is invalid wherever nothing is written."""
-        nothing = np.zeros((1, 1), bool)
-        self.write(nothing, nothing.astype(np.float32), nothing, Window(*self._corner, 1, 1))
+        """Write the first block as invalid: then the file has a mask, which is invalid wherever nothing is written."""
+        rows, cols = (min(BLOCK, side) for side in self._shape)
+        nothing = np.zeros((rows, cols), bool)
+        self.write(nothing, nothing.astype(np.float32), nothing, Window(*self._corner, cols, rows))
 
 
 class _Job:

@@ -8,11 +8,12 @@ import contextlib
 import os
 import threading
 import warnings
-import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 import rasterio
@@ -30,6 +31,7 @@ from roofkit.addresses import Address
 from roofkit.artifacts import committed, digests, fingerprint
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.settings import RasterArgs
+from roofkit.tiff import BlockFile, blocks_of
 
 DRIVERS = {"tif": "GTiff", "tiff": "GTiff", "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG"}
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -38,7 +40,8 @@ CACHE_BYTES = 64 * 2**20
 BLOCK_BYTES = 256 * 2**20  # a block that decodes to more is refused: GDAL reads blocks whole
 IN_MEMORY = 64 * 2**20  # bytes of pixels up to which a new raster is made in memory
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a PNG, with its checksum
-THREADS = 4  # that encode and decode the blocks of a large raster; the order of blocks in the file depends on it
+THREADS = 4  # that encode the windows of a large raster
+BIG_FROM = 2**31  # bytes of pixels from which a file is BigTIFF, whatever they shrink to
 TAIL = 1024  # bytes at the end of a file in which it must be
 Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
@@ -99,28 +102,14 @@ def _no_georeference_warnings() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _stderr_closed() -> Iterator[None]:
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 _quiet = _WhileAny(_no_georeference_warnings)
-# libtiff prints past every error handler on a full disk; rasterio or `verify` raises all the same
-_libtiff_silent = _WhileAny(_stderr_closed)
 
 
 @contextlib.contextmanager
 def gdal_env() -> Iterator[None]:
     """GDAL with a bounded block cache and masks inside the file, quiet about missing georeferencing."""
     with _quiet, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True, CPL_LOG=os.devnull):
-        yield  # CPL_LOG: where GDAL's own threads, whose errors come back to nobody, would print
+        yield  # CPL_LOG: where errors would be printed that come back to nobody
 
 
 @contextlib.contextmanager
@@ -347,12 +336,17 @@ class RasterWriter:
     def __init__(self, dst: DatasetWriter) -> None:
         self._dst = dst
 
+    @property
+    def _whole(self) -> Window:
+        return Window(0, 0, self._dst.width, self._dst.height)
+
     def write(self, pixels: Pixels, valid: Valid | None = None, window: Window | None = None) -> None:
         """Write (bands, rows, cols) to a window (None: all), with its validity where the file has a mask.
 
-        Windows are best aligned to blocks of `BLOCK` pixels.
+        Windows are made of whole blocks of `BLOCK` pixels; at the right and lower edge blocks may be cut off. The
+        arrays must not change afterwards.
         """
-        self._write(pixels, _mask_of(valid), window or Window(0, 0, self._dst.width, self._dst.height))
+        self._write(pixels, _mask_of(valid), window or self._whole)
 
     def describe(self, names: Sequence[str]) -> None:
         """Name the bands."""
@@ -369,47 +363,77 @@ def _mask_of(valid: Valid | None) -> Pixels | None:
     return None if valid is None else np.where(valid, np.uint8(255), np.uint8(0))
 
 
-class _FileWriter(RasterWriter):
-    """A GeoTIFF on its way to the disk, which remembers what it wrote."""
+class _BlockWriter(RasterWriter):
+    """A large GeoTIFF on its way to the disk: windows are encoded in threads and appended in the order of `write`."""
 
-    def __init__(self, dst: DatasetWriter, path: Path) -> None:
-        super().__init__(dst)
-        self._path = path
-        self._written: list[tuple[Window, int, int]] = []
+    def __init__(self, file: BinaryIO, profile: dict[str, Any]) -> None:
+        self._profile = profile | {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
+        self._size = profile["height"], profile["width"]
+        self._names: Sequence[str] = ()
+        self._big = np.prod(self._size) * profile["count"] * np.dtype(profile["dtype"]).itemsize > BIG_FROM
+        down, across = (-(-side // BLOCK) for side in self._size)
+        self._blocks = BlockFile(file, (down, across), big=self._big)
+        self._pool = ThreadPoolExecutor(THREADS)
+        self._coming: deque[tuple[Window, Future[list[list[bytes]]]]] = deque()
+
+    @property
+    def _whole(self) -> Window:
+        return Window(0, 0, self._size[1], self._size[0])
+
+    def describe(self, names: Sequence[str]) -> None:
+        self._names = names
 
     def _write(self, pixels: Pixels, mask: Pixels | None, window: Window) -> None:
-        with _libtiff_silent:
-            super()._write(pixels, mask, window)
-        self._written.append((window, _checksum(pixels), _checksum(mask)))
+        for start, length, side in zip((window.row_off, window.col_off), (window.height, window.width), self._size):
+            if start % BLOCK or (length % BLOCK and start + length != side):
+                raise ValueError(f"{window} is not made of whole blocks")
+        options = self._profile | {"height": int(window.height), "width": int(window.width), "sparse_ok": False}
+        self._coming.append((window, self._pool.submit(_encoded, pixels, mask, options)))
+        while len(self._coming) > THREADS:
+            self._append()
 
-    def verify(self, part: Path) -> None:
-        """Raise OutputError when the closed file does not hold what was written: a full disk goes unseen until here."""
-        try:
-            with gdal_env(), rasterio.open(part, driver="GTiff", num_threads=THREADS) as src:
-                for window, pixels, mask in self._written:
-                    same = _checksum(src.read(window=window)) == pixels
-                    same &= mask == 0 or _checksum(src.read_masks(1, window=window)) == mask
-                    if not same:
-                        raise _not_written(self._path, "other pixels came back")
-        except RasterioError as error:
-            raise _not_written(self._path, str(error)) from None
+    def _append(self) -> None:
+        window, coming = self._coming.popleft()
+        across = -(-int(window.width) // BLOCK)
+        for image, blocks in enumerate(coming.result()):
+            for number, block in enumerate(blocks):
+                row, col = window.row_off // BLOCK + number // across, window.col_off // BLOCK + number % across
+                self._blocks.append(image, int(row), int(col), block)
+
+    def finish(self) -> None:
+        """Write what is still being encoded, and the directory."""
+        while self._coming:
+            self._append()
+        options = self._profile | {"bigtiff": "yes" if self._big else "no", "sparse_ok": True}
+        with MemoryFile() as memory:
+            with memory.open(**options) as dst:
+                writer = RasterWriter(dst)
+                writer.describe(self._names)
+                if self._blocks.images > 1:
+                    dst.write_mask(np.zeros((1, 1), np.uint8), window=Window(0, 0, 1, 1))
+            self._blocks.finish(memory.getbuffer())
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
 
 
-def _checksum(array: Pixels | None) -> int:
-    return 0 if array is None else zlib.crc32(np.ascontiguousarray(array).data.cast("B")) or 1
+def _encoded(pixels: Pixels, mask: Pixels | None, profile: dict[str, Any]) -> list[list[bytes]]:
+    """The encoded blocks of a window and, where it has one, of its mask."""
+    with gdal_env(), MemoryFile() as memory:
+        with memory.open(**profile) as dst:
+            dst.write(pixels)
+            if mask is not None:
+                dst.write_mask(mask)
+        return blocks_of(memory.getbuffer())
 
 
 @contextlib.contextmanager
-def _written_file(path: Path, part: Path, profile: dict[str, Any]) -> Iterator[RasterWriter]:
-    """A writer to `part`; at the end the file is read back and compared, since a full disk goes unseen till then."""
-    dst = rasterio.open(part, "w", num_threads=THREADS, **profile)
-    writer = _FileWriter(dst, path)
-    try:
+def _written_blocks(part: Path, profile: dict[str, Any]) -> Iterator[RasterWriter]:
+    """A writer of blocks to `part`."""
+    with part.open("wb") as file, contextlib.closing(_BlockWriter(file, profile)) as writer:
         yield writer
-    finally:
-        with _libtiff_silent:
-            dst.close()
-    writer.verify(part)
+        writer.finish()
 
 
 @contextlib.contextmanager
@@ -439,11 +463,11 @@ def _written_cog(part: Path, profile: dict[str, Any]) -> Iterator[RasterWriter]:
 
 
 def _written(
-    path: Path, part: Path, profile: dict[str, Any], *, small: bool, cog: bool
+    part: Path, profile: dict[str, Any], *, small: bool, cog: bool
 ) -> contextlib.AbstractContextManager[RasterWriter]:
     if cog:
         return _written_cog(part, profile)
-    return _written_memory(part, profile) if small else _written_file(path, part, profile)
+    return _written_memory(part, profile) if small else _written_blocks(part, profile)
 
 
 @contextlib.contextmanager
@@ -482,7 +506,7 @@ def create_raster(
     small = grid.height * grid.width * bands * np.dtype(dtype).itemsize <= IN_MEMORY
     with committed(path) as part, gdal_env():
         try:
-            with _written(path, part, profile, small=small, cog=cog) as writer:
+            with _written(part, profile, small=small, cog=cog) as writer:
                 writer.describe(names or ())
                 yield writer
         except RasterioError as error:

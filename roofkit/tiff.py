@@ -1,0 +1,167 @@
+"""TIFF files put together from blocks that something else has encoded.
+
+GDAL encodes windows of a raster in memory; here the blocks are taken out of what it made and appended to one file, and
+at the end comes a directory in which only their places are new. So windows are encoded side by side, the bytes do not
+depend on how many threads did it, and every write to the disk is one whose errors the system reports: GDAL says
+nothing of a full disk when it closes a file. The layout is that of TIFF 6.0 or BigTIFF, little-endian.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+OFFSETS, COUNTS = 324, 325  # tags: where each block lies, and how many bytes it has
+SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}  # of types
+NUMBERS = {3: "<u2", 4: "<u4", 16: "<u8"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field of a directory: its tag, type, number of values, and their bytes."""
+
+    tag: int
+    kind: int
+    count: int
+    value: bytes
+
+    def numbers(self) -> NDArray[np.int64]:
+        """The values, where they are whole numbers."""
+        return np.frombuffer(self.value, NUMBERS[self.kind]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a directory is packed: its length, an entry, an offset; and where the place of the first one stands."""
+
+    number: str
+    entry: str
+    offset: str
+    first: int
+    header: bytes
+
+
+CLASSIC = _Form("<H", "<HHI4s", "<I", 4, b"II*\0" + bytes(4))
+BIG = _Form("<Q", "<HHQ8s", "<Q", 8, b"II+\0\x08\0\0\0" + bytes(8))
+
+
+def read_directories(data: bytes | memoryview) -> list[list[Entry]]:
+    """The directories of a TIFF file that GDAL made, in their order.
+
+    Raises:
+        ValueError: It is no little-endian TIFF.
+    """
+    if bytes(data[:4]) not in (CLASSIC.header[:4], BIG.header[:4]):
+        raise ValueError("no little-endian TIFF")
+    form = CLASSIC if bytes(data[:4]) == CLASSIC.header[:4] else BIG
+    found: list[list[Entry]] = []
+    (place,) = struct.unpack_from(form.offset, data, form.first)
+    while place:
+        (number,) = struct.unpack_from(form.number, data, place)
+        start, size = place + struct.calcsize(form.number), struct.calcsize(form.entry)
+        found.append([_read_entry(data, start + i * size, form) for i in range(number)])
+        (place,) = struct.unpack_from(form.offset, data, start + number * size)
+    return found
+
+
+def _read_entry(data: bytes | memoryview, place: int, form: _Form) -> Entry:
+    tag, kind, count, inline = struct.unpack_from(form.entry, data, place)
+    size = SIZES[kind] * count
+    if size <= len(inline):
+        return Entry(tag, kind, count, inline[:size])
+    (elsewhere,) = struct.unpack(form.offset, inline)
+    return Entry(tag, kind, count, bytes(data[elsewhere : elsewhere + size]))
+
+
+def blocks_of(data: bytes | memoryview) -> list[list[bytes]]:
+    """The encoded blocks of each image in a TIFF file, row by row; an empty one where the file has a hole."""
+    found = []
+    for directory in read_directories(data):
+        fields = {entry.tag: entry for entry in directory}
+        places = zip(fields[OFFSETS].numbers().tolist(), fields[COUNTS].numbers().tolist())
+        found.append([bytes(data[start : start + count]) for start, count in places])
+    return found
+
+
+class BlockFile:
+    """A TIFF file in the making, of one image or of an image and its mask.
+
+    Args:
+        file: Where it goes; at its start.
+        shape: Rows and columns of blocks.
+        big: BigTIFF.
+    """
+
+    def __init__(self, file: BinaryIO, shape: tuple[int, int], *, big: bool) -> None:
+        self._file, self._shape = file, shape
+        self._form = BIG if big else CLASSIC
+        self._places: dict[int, NDArray[np.uint64]] = {}
+        self._end = file.write(self._form.header)
+
+    def append(self, image: int, row: int, col: int, block: bytes) -> None:
+        """Add a block of an image (0, or 1: the mask) at a row and column of blocks."""
+        if image not in self._places:
+            self._places[image] = np.zeros((2, *self._shape), np.uint64)
+        self._places[image][:, row, col] = self._end, len(block)
+        self._end += self._file.write(block)
+
+    @property
+    def images(self) -> int:
+        """How many images have blocks."""
+        return max(self._places, default=0) + 1
+
+    def finish(self, template: bytes | memoryview) -> None:
+        """Write the directories of a file without blocks, with the places of the blocks that were added."""
+        directories = read_directories(template)
+        for image, entries in enumerate(directories):
+            places = self._places.get(image, np.zeros((2, *self._shape), np.uint64))
+            fields = {entry.tag: entry for entry in entries} | {
+                tag: self._numbers(tag, numbers) for tag, numbers in zip((OFFSETS, COUNTS), places)
+            }
+            self._end += self._file.write(bytes(self._end % 2))
+            start = self._end
+            packed = self._packed([fields[tag] for tag in sorted(fields)], last=image == len(directories) - 1)
+            self._end += self._file.write(packed)
+            if image == 0:
+                self._file.seek(self._form.first)
+                self._file.write(struct.pack(self._form.offset, start))
+                self._file.seek(self._end)
+
+    def _numbers(self, tag: int, numbers: NDArray[np.uint64]) -> Entry:
+        kind = 16 if self._form is BIG else 4
+        return Entry(tag, kind, numbers.size, numbers.astype(NUMBERS[kind]).tobytes())
+
+    def _packed(self, entries: Sequence[Entry], *, last: bool) -> bytes:
+        """A directory that is written at the end of the file; the next one follows it, at an even place."""
+        form, room = self._form, struct.calcsize(self._form.offset)
+        head = struct.calcsize(form.number) + len(entries) * struct.calcsize(form.entry) + room
+        packed, values = [struct.pack(form.number, len(entries))], b""
+        for entry in entries:
+            inline = entry.value.ljust(room, b"\0")
+            if len(entry.value) > room:
+                inline = struct.pack(form.offset, self._end + head + len(values))
+                values += entry.value + bytes(len(entry.value) % 2)
+            packed.append(struct.pack(form.entry, entry.tag, entry.kind, entry.count, inline))
+        length = head + len(values)
+        packed.append(struct.pack(form.offset, 0 if last else self._end + length + length % 2))
+        return b"".join(packed) + values + bytes(0 if last else length % 2)
