@@ -23,6 +23,7 @@ from roofkit.cli import Run, number, progress, run_stage, stage_parser
 from roofkit.errors import BadInputError, SettingsError
 from roofkit.pairs import by_stem
 from roofkit.raster import (
+    Grid,
     Pixels,
     Valid,
     grid_of,
@@ -36,7 +37,9 @@ from roofkit.raster import (
 )
 from roofkit.settings import ChipArgs, RasterArgs
 from roofkit.shards import share_of
-from roofkit.workers import map_items
+from roofkit.workers import map_items, map_threads
+
+ROWS = 4  # rows of chips that are cut in one task
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,20 @@ class ChipReport:
 
 
 @dataclass(frozen=True)
-class ChipRow:
-    """The chips of one scene that start at one row: one task for a worker."""
+class Strip:
+    """Some rows of the chips of one scene, one task for a worker: where they start, (row, col), column by column.
+
+    In that order neighbours share blocks of the scene that have just been decoded, however wide it is.
+    """
 
     scene: Path
     folder: Path
-    row: int
-    cols: tuple[int, ...]
+    corners: tuple[tuple[int, int], ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The files of the chips."""
+        return [chip_name(self.scene, *corner) for corner in self.corners]
 
 
 def offsets(length: int, size: int, overlap: int) -> list[int]:
@@ -108,11 +118,11 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
         SettingsError: The padding does not fit a scene.
     """
     scenes = list(by_stem(raster_files(src)).values())
-    rows = share_of([row for scene in scenes for row in _chip_rows(scene, dst, settings)], run.shard)
-    keys = _chip_keys(rows, settings, rasters)
+    strips = share_of([strip for scene in scenes for strip in _strips(scene, dst, settings)], run.shard)
+    keys = _chip_keys(strips, settings, rasters)
     with Outputs(dst, "chip", overwrite=run.overwrite, shard=run.shard) as outputs:
-        tasks = _unfinished(rows, set(outputs.plan(keys)))
-        work = partial(_cut_row, settings=settings, rasters=rasters)
+        tasks = _unfinished(strips, set(outputs.plan(keys)))
+        work = partial(_cut, settings=settings, rasters=rasters)
         made: set[str] = set()
         with closing(map_items(work, tasks, workers=run.workers, scheduler=run.scheduler)) as done:
             for cut in progress(done, len(tasks), "chip", quiet=run.quiet):
@@ -131,47 +141,56 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
     return ChipReport(str(dst), len(scenes), len(made), len(kept) - len(made), len(keys) - len(kept), fraction)
 
 
-def _chip_rows(scene: Path, dst: Path, settings: ChipArgs) -> list[ChipRow]:
+def _strips(scene: Path, dst: Path, settings: ChipArgs) -> list[Strip]:
     with open_raster(scene) as src:
         pad_value(settings.pad, np.dtype(src.dtypes[0]), src.nodata, scene)
         rows = offsets(src.height, settings.size[0], settings.overlap)
         cols = offsets(src.width, settings.size[1], settings.overlap)
-    return [ChipRow(scene, dst, row, tuple(cols)) for row in rows]
+    groups = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
+    return [Strip(scene, dst, tuple((row, col) for col in cols for row in group)) for group in groups]
 
 
-def _chip_keys(rows: list[ChipRow], settings: ChipArgs, rasters: RasterArgs) -> dict[str, str]:
-    scenes = dict.fromkeys(row.scene for row in rows)
+def _chip_keys(strips: list[Strip], settings: ChipArgs, rasters: RasterArgs) -> dict[str, str]:
+    scenes = dict.fromkeys(strip.scene for strip in strips)
     scene_keys = {scene: fingerprint("chip", settings, rasters, scene.name, raster_digest(scene)) for scene in scenes}
-    return {chip_name(row.scene, row.row, col): scene_keys[row.scene] for row in rows for col in row.cols}
+    return {name: scene_keys[strip.scene] for strip in strips for name in strip.names}
 
 
-def _unfinished(rows: list[ChipRow], todo: set[str]) -> list[ChipRow]:
-    """The rows with those of their chips that are still to be made."""
+def _unfinished(strips: list[Strip], todo: set[str]) -> list[Strip]:
+    """The strips with those of their chips that are still to be made."""
     left = [
-        replace(row, cols=tuple(col for col in row.cols if chip_name(row.scene, row.row, col) in todo)) for row in rows
+        replace(strip, corners=tuple(corner for corner, name in zip(strip.corners, strip.names) if name in todo))
+        for strip in strips
     ]
-    return [row for row in left if row.cols]
+    return [strip for strip in left if strip.corners]
 
 
-def _cut_row(task: ChipRow, *, settings: ChipArgs, rasters: RasterArgs) -> dict[str, float]:
-    """Write the chips of a row; the valid fraction of each by name."""
-    with open_raster(task.scene) as src:
-        return {chip_name(task.scene, task.row, col): _cut_chip(src, task, col, settings, rasters) for col in task.cols}
+def _cut(strip: Strip, *, settings: ChipArgs, rasters: RasterArgs) -> dict[str, float]:
+    """Write the chips of a strip; the valid fraction of each by name.
 
-
-def _cut_chip(src: DatasetReader, task: ChipRow, col: int, settings: ChipArgs, rasters: RasterArgs) -> float:
-    """Write one chip unless too little of it is valid; its valid fraction."""
-    full = Window(col, task.row, settings.size[1], settings.size[0])
-    pixels, valid = read_pixels(src, full.intersection(Window(0, 0, src.width, src.height)))
-    value = pad_value(settings.pad, pixels.dtype, src.nodata, task.scene)
-    pixels, valid = pad(pixels, valid, settings.size, value)
-    fraction = float(valid.mean())
-    if fraction >= settings.min_valid:
-        path = task.folder / chip_name(task.scene, task.row, col)
-        grid = grid_of(src).window(full)
+    One chip is read and encoded while another is on its way to the disk.
+    """
+    with open_raster(strip.scene) as src:
         shared = dict(nodata=src.nodata, names=own_names(src), rgb=is_rgb(src), settings=rasters)
-        write_raster(path, pixels, valid, grid, **shared)
-    return fraction
+
+        def write(chip: tuple[Path, Pixels, Valid, Grid]) -> float:
+            path, pixels, valid, grid = chip
+            fraction = float(valid.mean())
+            if fraction >= settings.min_valid:
+                write_raster(path, pixels, valid, grid, **shared)
+            return fraction
+
+        read = (_read(src, strip, *corner, settings) for corner in strip.corners)
+        return dict(zip(strip.names, map_threads(write, read, workers=2)))
+
+
+def _read(src: DatasetReader, strip: Strip, row: int, col: int, settings: ChipArgs) -> tuple[Path, Pixels, Valid, Grid]:
+    """Where a chip goes, its pixels and validity with padding, and its grid."""
+    full = Window(col, row, settings.size[1], settings.size[0])
+    pixels, valid = read_pixels(src, full.intersection(Window(0, 0, src.width, src.height)))
+    value = pad_value(settings.pad, pixels.dtype, src.nodata, strip.scene)
+    path = strip.folder / chip_name(strip.scene, row, col)
+    return path, *pad(pixels, valid, settings.size, value), grid_of(src).window(full)
 
 
 def chip(options: argparse.Namespace, run: Run) -> ChipReport:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextvars import copy_context
 from itertools import islice
 from typing import TypeVar
 
@@ -88,7 +89,7 @@ def map_threads(
     with ThreadPoolExecutor(count) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
+                waiting.append(pool.submit(copy_context().run, work, item))
                 if len(waiting) > count:
                     yield waiting.popleft().result()
             while waiting:
