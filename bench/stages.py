@@ -300,7 +300,7 @@ def contests(out: Path, side: int) -> dict[str, Callable[[], Contest]]:
         "mosaic8": lambda: mosaic_contest(out, side, 8, "uint16"),
         "mask": lambda: mask_contest(out, 2 * side, side**2 // 500),
         "flatten": lambda: flatten_contest(out, side // 5),
-        "summarize": lambda: summarize_contest(out, side // 5),
+        "summarize": lambda: summarize_contest(out, 2 * side // 5),
     }
 
 

@@ -15,6 +15,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,7 +76,10 @@ class SummarizeReport:
 
 @dataclass(frozen=True)
 class Source:
-    """What is summarized. `dtype` is a NumPy name, `pixels` counts the invalid ones too (not in a table)."""
+    """What is summarized. `dtype` is a NumPy name, `pixels` counts the invalid ones too (not in a table).
+
+    `counts` is of a table of integers: how many pixels each `band` has at each `value`, in that order.
+    """
 
     name: str
     files: tuple[Path, ...]
@@ -85,6 +89,7 @@ class Source:
     dtype: str
     units: str
     pixels: int
+    counts: "polars.DataFrame | None" = None
 
 
 @dataclass(frozen=True)
@@ -225,10 +230,14 @@ def summarize_source(
         BadInputError: A file is not readable or not a table of pixels, or no pixel is valid.
         MismatchError: Two rasters differ in dtype or number of bands.
     """
-    source = _table_source(src) if src.suffix.lower() in (".csv", ".parquet") else _raster_source(src, extension)
+    is_table = src.suffix.lower() in (".csv", ".parquet")
+    with ThreadPoolExecutor(1) as pool:  # a table is hashed while it is read
+        hashed = pool.submit(digest, src) if is_table and src.is_file() else None
+        source = _table_source(src) if is_table else _raster_source(src, extension)
+        digests = [hashed.result()] if hashed else [raster_digest(path) for path in source.files]
     files = {number: picture_name(number, name) for number, name in zip(source.numbers, source.names)}
     with Outputs(dst, "summarize", overwrite=run.overwrite) as outputs:
-        key = _key(source, settings)
+        key = _key(source, digests, settings)
         keys = dict.fromkeys([*files.values(), ALL_BANDS, SUMMARY], key)
         todo = outputs.plan(keys)
         if todo:
@@ -242,10 +251,10 @@ def summarize_source(
     return SummarizeReport(str(dst), str(src), frames, source.pixels, bands, bands + 1, len(todo), kept)
 
 
-def _key(source: Source, settings: SummarizeArgs) -> str:
-    """What the outputs depend on."""
-    hashed = digest if source.is_table else raster_digest
-    return fingerprint("summarize", settings, source.name, [(path.name, hashed(path)) for path in source.files])
+def _key(source: Source, digests: Sequence[str], settings: SummarizeArgs) -> str:
+    """What the outputs depend on; the digests are those of the source's files."""
+    names = [path.name for path in source.files]
+    return fingerprint("summarize", settings, source.name, list(zip(names, digests)))
 
 
 # Rasters
@@ -419,17 +428,21 @@ def _table_source(path: Path) -> Source:
     import polars as pl
 
     _check_columns(path)
-    value = pl.col("value")
-    found = _collect(
-        path, _scan(path).group_by("band").agg(pl.len(), value.min().alias("low"), value.max().alias("high"))
-    )
+    if str(_scan(path).collect_schema()["value"]).lower().startswith("float"):
+        counts, by_value = None, _scan(path)
+    else:
+        counts = _collect(path, _scan(path).group_by("band", "value").agg(pl.len())).sort("band", "value")
+        by_value = counts.lazy()
+    value, rows = pl.col("value"), pl.len() if counts is None else pl.col("len").sum()
+    parts = [rows.alias("rows"), value.min().alias("low"), value.max().alias("high")]
+    found = _collect(path, by_value.group_by("band").agg(parts)).sort("band")
     if not len(found):
         raise BadInputError(path, "a table without rows", "a table of pixels", "Run flatten again.")
-    found = found.sort("band")
     dtype = _table_dtype(path, found["low"].min(), found["high"].max())
     numbers = tuple(found["band"].to_list())
     names = tuple(f"band {number}" for number in numbers)
-    return Source(path.name, (path,), True, numbers, names, dtype, _units([], dtype), int(found["len"].max()))
+    most = int(found["rows"].max())
+    return Source(path.name, (path,), True, numbers, names, dtype, _units([], dtype), most, counts)
 
 
 def _check_columns(path: Path) -> None:
@@ -477,9 +490,8 @@ def _table_levels(source: Source) -> list[Levels]:
     import polars as pl
 
     path, table = source.files[0], _scan(source.files[0])
-    if not source.dtype.startswith("float"):
-        found = _collect(path, table.group_by("band", "value").agg(pl.len()).sort("band", "value"))
-        return [_counted(found.filter(pl.col("band") == number)) for number in source.numbers]
+    if source.counts is not None:
+        return [_counted(source.counts.filter(pl.col("band") == number)) for number in source.numbers]
     return [_float_column(path, table.filter(pl.col("band") == number)) for number in source.numbers]
 
 
