@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,15 +38,14 @@ from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.raster import Pixels, Valid, all_valid, data_bands, open_raster, raster_digest, raster_files, read_pixels
 from roofkit.settings import FlattenArgs
 from roofkit.shards import Shard
-from roofkit.workers import map_items
+from roofkit.workers import map_items, map_threads
 
 COLUMNS = ("latitude", "longitude", "row", "pixel", "band", "value")
 DEGREES = "EPSG:4326"
 CSV_DECIMALS = 9
 READ_PIXELS = 2**21  # pixels of one read
-TABLE_ROWS = 2**17  # table rows of one task: they travel between processes
+TABLE_ROWS = 2**17  # table rows of one task
 GROUP_ROWS = 2**20  # table rows of a Parquet row group
-FEW_ROWS = 2**22  # below, starting worker processes takes longer than the work
 Ints = NDArray[np.int64]
 
 
@@ -273,12 +272,18 @@ def _write_rows(job: _Job, dst: Path, write: Callable[[Iterable[Any], BinaryIO],
     if not job.run.shard:
         _check_some(facts["pixels"], job)
         _tell_empty([frame for i, frame in enumerate(frames) if i not in set(held)])
-    few = facts["rows"] < FEW_ROWS and sum(frame.height * frame.width for frame in frames) < 4 * FEW_ROWS
-    work = partial(job.table.make, dtype=np.result_type(*{frame.dtype for frame in frames}))
-    where = {"workers": 1 if few else job.run.workers, "scheduler": job.run.scheduler}
-    with closing(map_items(work, pieces, **where)) as rows, committed(dst) as part, part.open("wb") as file:
+    with closing(_tables(pieces, job, frames)) as rows, committed(dst) as part, part.open("wb") as file:
         write(progress(rows, len(pieces), "flatten", quiet=job.run.quiet), file)
     return facts
+
+
+def _tables(pieces: Sequence[Piece], job: _Job, frames: Sequence[Frame]) -> Iterator[Any]:
+    """Table rows of each piece, in their order: in threads, since the work lets go of the lock, or on a cluster."""
+    options = {"dtype": np.result_type(*{frame.dtype for frame in frames})}
+    if job.run.scheduler:
+        work = partial(_make_there, make=job.table.make, **options)
+        return map_items(work, pieces, scheduler=job.run.scheduler)
+    return map_threads(partial(job.table.make, **options), _taken(pieces), workers=job.run.workers)
 
 
 def _own_strips(frames: Sequence[Frame], shard: Shard | None) -> list[list[tuple[int, int]]]:
@@ -326,9 +331,9 @@ def _count(frames: Sequence[Frame], own: Sequence[list[tuple[int, int]]], job: _
     counts = [np.full(frame.height, frame.width if frame.all_valid else 0) for frame in frames]
     needed = [frame.strips if strips and job.settings.sample else strips for frame, strips in zip(frames, own)]
     work = [(i, frame.path, strip) for i, frame in enumerate(frames) if not frame.all_valid for strip in needed[i]]
-    few = sum(f.height * f.width for f in frames if not f.all_valid) < FEW_ROWS * 4
-    where = {"workers": 1 if few else job.run.workers, "scheduler": job.run.scheduler}
-    with closing(map_items(_count_strip, work, **where)) as found:
+    run = job.run
+    spread = map_items(_count_strip, work, scheduler=run.scheduler) if run.scheduler else None
+    with closing(spread or map_threads(_count_strip, work, workers=run.workers)) as found:
         for (i, _, (start, stop)), rows in zip(work, progress(found, len(work), "count", quiet=job.run.quiet)):
             counts[i][start:stop] = rows
     return counts
@@ -372,17 +377,41 @@ def _pieces(frame: Frame, row_counts: Ints, own: Sequence[tuple[int, int]], sett
             yield Piece(frame.path, first, last, frame.bands, len(chosen), chosen)
 
 
-def _piece_columns(piece: Piece, dtype: np.dtype) -> dict[str, Pixels]:
-    """The table's columns for the chosen pixels of some rows, `value` as `dtype`."""
-    with open_raster(piece.path) as src:
-        rows, cols, values = _take(src, piece)
-        latitude, longitude = degrees(rows, cols, src.transform, src.crs.to_wkt())
-        on_earth = np.isfinite(longitude) & (np.abs(latitude) <= 90)
-        if not on_earth.all():
-            x, y = src.transform @ (cols[~on_earth][0] + 0.5, rows[~on_earth][0] + 0.5)
-            found = f"x {x:g}, y {y:g}, which {src.crs.to_string()} puts nowhere on Earth"
-            raise BadInputError(piece.path, found, "pixels inside the CRS's area of use", "Correct its CRS.")
-    return columns(latitude, longitude, rows, cols, values.astype(dtype, copy=False))
+@dataclass(frozen=True)
+class Taken:
+    """The chosen pixels of a piece: where its raster lies, and rows, columns and values (bands, pixels)."""
+
+    path: Path
+    transform: Affine
+    crs: str
+    rows: Ints
+    cols: Ints
+    values: Pixels
+
+
+def _taken(pieces: Iterable[Piece]) -> Iterator[Taken]:
+    """The pixels of pieces; a raster stays open for those that follow each other, so that no block is decoded twice."""
+    for path, group in groupby(pieces, key=lambda piece: piece.path):
+        with open_raster(path) as src:
+            crs = src.crs.to_wkt()
+            for piece in group:
+                yield Taken(path, src.transform, crs, *_take(src, piece))
+
+
+def _make_there(piece: Piece, *, make: Callable[..., Any], dtype: np.dtype) -> Any:
+    """Table rows of a piece, on a worker of a cluster."""
+    return make(next(_taken([piece])), dtype=dtype)
+
+
+def _located(taken: Taken, dtype: np.dtype) -> tuple[Pixels, Pixels, Ints, Ints, Pixels]:
+    """Latitudes, longitudes, rows, columns and values (bands, pixels; as `dtype`)."""
+    latitude, longitude = degrees(taken.rows, taken.cols, taken.transform, taken.crs)
+    on_earth = np.isfinite(longitude) & (np.abs(latitude) <= 90)
+    if not on_earth.all():
+        x, y = taken.transform @ (taken.cols[~on_earth][0] + 0.5, taken.rows[~on_earth][0] + 0.5)
+        found = f"x {x:g}, y {y:g}, which its CRS puts nowhere on Earth"
+        raise BadInputError(taken.path, found, "pixels inside the CRS's area of use", "Correct its CRS.")
+    return latitude, longitude, taken.rows, taken.cols, taken.values.astype(dtype, copy=False)
 
 
 def _take(src: DatasetReader, piece: Piece) -> tuple[Ints, Ints, Pixels]:
@@ -416,15 +445,21 @@ class _Csv:
     """A table as lines of text."""
 
     @staticmethod
-    def make(piece: Piece, *, dtype: np.dtype) -> bytes:
-        """Lines. A double that is rounded to decimals prints as those decimals, a float32 so that it reads back."""
-        import polars
+    def make(taken: Taken, *, dtype: np.dtype) -> bytes:
+        """Lines. A double that is rounded to decimals prints as those decimals, a float32 so that it reads back.
 
-        found = _piece_columns(piece, dtype)
-        for name in ("latitude", "longitude"):
-            found[name] = np.round(found[name], CSV_DECIMALS)
+        What the bands of a pixel share is turned into text once.
+        """
+        import polars as pl
+
+        latitude, longitude, rows, cols, values = _located(taken, dtype)
+        degrees = {"latitude": np.round(latitude, CSV_DECIMALS), "longitude": np.round(longitude, CSV_DECIMALS)}
+        table = pl.DataFrame({**degrees, "row": rows, "pixel": cols} | {str(i): v for i, v in enumerate(values, 1)})
+        pixel = pl.concat_str(table.columns[:4], separator=",").alias("pixel")
+        bands = [pl.concat_str("pixel", pl.lit(band), pl.col(band), separator=",") for band in table.columns[4:]]
+        text = table.lazy().with_columns(pixel).select(pl.concat_str(bands, separator="\n")).collect()
         lines = io.BytesIO()
-        polars.DataFrame(found).write_csv(lines, include_header=False)
+        text.write_csv(lines, include_header=False, quote_style="never")
         return lines.getvalue()
 
     @classmethod
@@ -451,11 +486,11 @@ class _Parquet:
     """A table as Parquet; on the way there, a pyarrow.RecordBatch for each piece."""
 
     @staticmethod
-    def make(piece: Piece, *, dtype: np.dtype) -> Any:
+    def make(taken: Taken, *, dtype: np.dtype) -> Any:
         """A batch."""
         import pyarrow
 
-        return pyarrow.RecordBatch.from_pydict(_piece_columns(piece, dtype))
+        return pyarrow.RecordBatch.from_pydict(columns(*_located(taken, dtype)))
 
     @staticmethod
     def write(batches: Iterable[Any], file: BinaryIO) -> None:

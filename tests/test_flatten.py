@@ -1,13 +1,7 @@
 """flatten: a table of pixels, exact and in order, whatever the raster's size, dtype and CRS."""
 
 import json
-import os
 import resource
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -186,7 +180,6 @@ def test_pieces_and_workers_do_not_change_a_byte(make_raster, run, tmp_path, mon
         flatten_rasters(tmp_path / "src", again, settings=FlattenArgs(**settings), run=run)
         assert again.read_bytes() == name.read_bytes()
         again.unlink()
-    monkeypatch.setattr(stage, "FEW_ROWS", 0)
     two = Run(run.settings, run.paths, run.settings_path, False, 2, True)
     flatten_rasters(tmp_path / "src", tmp_path / "two.csv", settings=FlattenArgs(), run=two)
     assert (tmp_path / "two.csv").read_bytes() == whole.read_bytes()
@@ -334,26 +327,6 @@ def test_main_reads_png_frames_where_settings_say_so(tmp_path, capsys):
         rasterio.open(tmp_path / "a.png", "w", driver="PNG", width=2, height=2, count=1, dtype="uint8").close()
     assert main([str(tmp_path), str(tmp_path / "o.csv"), "--settings", str(tmp_path / "settings.json")]) == 1
     assert "a.png: no CRS" in capsys.readouterr().err
-
-
-def test_a_worker_killed_while_it_hands_over_its_rows_ends_the_run(make_raster, tmp_path):
-    """The results are larger than a pipe holds, so that the kill most often comes in the middle of one."""
-    src, out = make_raster(counting((4, 3000, 1000), "uint8")), tmp_path / "out"
-    (tmp_path / "s.json").write_text("{}")
-    command = [sys.executable, stage.__file__, src, out / "pixels.csv", "--settings", tmp_path / "s.json"]
-    process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE)
-    with process:
-        try:
-            while process.poll() is None and not any(p.stat().st_size for p in out.glob(".part-pixels.csv")):
-                time.sleep(0.01)
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            workers = [c for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
-            os.kill(int(workers[-1]), signal.SIGKILL)
-            assert process.wait(10) == 1
-            assert b"error: workers: a worker process was killed" in process.stderr.read()
-        finally:
-            process.kill()
-    assert [p.name for p in out.iterdir()] == [".flatten.pixels.csv.ledger.jsonl"]
 
 
 # Real data
