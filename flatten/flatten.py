@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,7 +38,7 @@ from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.raster import Pixels, Valid, all_valid, data_bands, open_raster, raster_digest, raster_files, read_pixels
 from roofkit.settings import FlattenArgs
 from roofkit.shards import Shard
-from roofkit.workers import map_items, map_threads
+from roofkit.workers import map_items, map_threads, once
 
 COLUMNS = ("latitude", "longitude", "row", "pixel", "band", "value")
 DEGREES = "EPSG:4326"
@@ -433,12 +433,11 @@ def _take(src: DatasetReader, piece: Piece) -> tuple[Ints, Ints, Pixels]:
     return found[0][order], found[1][order], found[2][:, order]
 
 
-@lru_cache
 def _transformer(crs: str) -> Any:
     """A pyproj.Transformer from a CRS (WKT) to longitude and latitude."""
     import pyproj
 
-    return pyproj.Transformer.from_crs(crs, DEGREES, always_xy=True)
+    return once(("degrees", crs), lambda: pyproj.Transformer.from_crs(crs, DEGREES, always_xy=True))
 
 
 class _Csv:

@@ -10,27 +10,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
-from pyproj.aoi import AreaOfInterest
-from pyproj.database import query_crs_info
-from pyproj.enums import PJType
-from pyproj.exceptions import CRSError, ProjError
 from rasterio.features import rasterize
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from roofkit.addresses import Address, path_or_address
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError
@@ -42,26 +40,29 @@ from roofkit.raster import (
     Valid,
     all_valid,
     create_raster,
+    gdal_env,
     grid_of,
     open_raster,
     raster_digest,
     raster_files,
-    read_pixels,
+    read_valid,
     windows,
 )
 from roofkit.settings import MaskArgs, RasterArgs
-from roofkit.workers import map_items
+from roofkit.shards import share_of
+from roofkit.spill import Pieces, Spill, spilled
+from roofkit.workers import map_items, map_threads
 
-if TYPE_CHECKING:  # imported late: geopandas would make --help and every worker process wait
-    import geopandas as gpd
+if TYPE_CHECKING:  # imported late: these would make --help and every worker process wait
+    from pyproj import CRS
 
-    from roofkit.labels import Labels
+    from roofkit.labels import LabelBatch, LabelStream
+    from roofkit.misplaced import Bounds, Spots
 
 ROOF = 255
 WINDOW = 1024  # side of the windows that a large frame is drawn in: whole blocks
-FOOT = 0.3048
+GROUP, AT_ONCE = 16, 4  # masks that a worker is given at once, and writes at once
 POOL_FROM = 128  # masks below which starting worker processes takes longer than drawing
-Bounds = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,40 @@ class MaskReport:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One frame, the polygons that touch it in its CRS, and where its mask goes: one task for a worker."""
+class Part:
+    """A window of a frame, and where the polygons that touch it are, in the frame's CRS."""
 
-    path: Path
+    window: Window
+    roofs: Pieces
+    ignored: Pieces
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame, and where its mask goes: one task for a worker."""
+
+    path: Path | Address
     mask_path: Path
     grid: Grid
+    is_valid: bool
+    """Every pixel is valid, whatever the file holds; then it is not opened again."""
     digest: str
-    roofs: tuple[bytes, ...] = ()
-    ignored: tuple[bytes, ...] = ()
+    """Changes when the mask's grid or validity may."""
+    parts: tuple[Part, ...] = ()
+    """Windows that together are the frame; of a small one just one."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The windows of frames of one CRS, in a tree, so that polygons find those that they touch."""
+
+    crs: CRS
+    numbers: NDArray[np.int64]
+    """Those of the windows among the windows of all frames."""
+    tree: shapely.STRtree
+    """Their outlines."""
+    upright: NDArray[np.bool_]
+    """Which outlines are rectangles along the axes."""
 
 
 def draw(shapes: Sequence[Any], transform: Affine, size: tuple[int, int], *, all_touched: bool = False) -> Valid:
@@ -106,7 +132,17 @@ def draw(shapes: Sequence[Any], transform: Affine, size: tuple[int, int], *, all
     """
     if not len(shapes):
         return np.zeros(size, bool)
-    return rasterize(shapes, size, transform=transform, all_touched=all_touched, dtype="uint8") != 0
+    together = {"type": "MultiPolygon", "coordinates": coordinates_of(shapes)}
+    return rasterize([together], size, transform=transform, all_touched=all_touched, dtype="uint8").view(bool)
+
+
+def coordinates_of(shapes: Sequence[Any]) -> list[list[list[list[float]]]]:
+    """Polygons as GeoJSON has them: polygons, rings, points, x and y; much faster than shape by shape."""
+    parts = shapely.get_parts(np.asarray(shapes, object))
+    _, points, (rings, polygons) = shapely.to_ragged_array(parts)
+    listed = points.tolist()
+    ring_lists = [listed[first:end] for first, end in pairwise(rings.tolist())]
+    return [ring_lists[first:end] for first, end in pairwise(polygons.tolist())]
 
 
 def roof_mask(roof: Valid, unknown: Valid, frame_valid: Valid) -> tuple[Pixels, Valid]:
@@ -115,7 +151,7 @@ def roof_mask(roof: Valid, unknown: Valid, frame_valid: Valid) -> tuple[Pixels, 
     A roof wins over unknown; where nothing was measured the mask is 0 and invalid whatever lies there.
     """
     valid = frame_valid & (roof | ~unknown)
-    return np.where(roof & valid, np.uint8(ROOF), np.uint8(0))[None], valid
+    return (roof & valid).view(np.uint8)[None] * np.uint8(ROOF), valid
 
 
 def footprint(grid: Grid) -> Any:
@@ -124,112 +160,201 @@ def footprint(grid: Grid) -> Any:
     return shapely.Polygon([grid.transform @ corner for corner in corners])
 
 
-def touching(shapes: Sequence[Any], outlines: Sequence[Any]) -> list[NDArray[np.intp]]:
-    """For each outline the indices of the shapes that it shares a point with."""
-    found, index = shapely.STRtree(shapes).query(outlines, predicate="intersects")
-    order = np.lexsort((index, found))
-    return np.split(index[order], np.searchsorted(found[order], np.arange(1, len(outlines))))
+def windows_of(frame: Frame) -> list[Window]:
+    """The windows that a frame is drawn in."""
+    return list(windows(frame.grid.height, frame.grid.width, WINDOW))
 
 
-def mask_frames(frames: Path, labels: Labels, dst: Path, *, settings: MaskArgs, run: Run) -> MaskReport:
+def places_of(frames: Sequence[Frame]) -> list[Places]:
+    """The windows of the frames, for each CRS."""
+    cells: dict[str, list[tuple[int, Grid]]] = {}
+    numbers = count()
+    for frame in frames:
+        found = cells.setdefault(frame.grid.crs.to_wkt(), [])
+        found += [(next(numbers), frame.grid.window(window)) for window in windows_of(frame)]
+    return [place_group(crs, *zip(*found)) for crs, found in cells.items()]
+
+
+def place_group(crs: str, numbers: Sequence[int], grids: Sequence[Grid]) -> Places:
+    """Windows of those numbers and grids, which have that CRS."""
+    from pyproj import CRS
+
+    outlines = np.array([footprint(grid) for grid in grids])
+    shapely.prepare(outlines)
+    upright = [to.b == to.d == 0 or to.a == to.e == 0 for to in (grid.transform for grid in grids)]
+    return Places(CRS.from_wkt(crs), np.array(numbers), shapely.STRtree(outlines), np.array(upright))
+
+
+def touching(shapes: NDArray[Any], places: Places) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The pairs of a shape and an outline that share a point: the index of either."""
+    rows, found = places.tree.query(shapes)  # whose bounds do
+    outlines = places.tree.geometries[found]
+    inner, outer = shapely.bounds(shapes)[rows], shapely.bounds(outlines)
+    within = (inner[:, :2] >= outer[:, :2]).all(axis=1) & (inner[:, 2:] <= outer[:, 2:]).all(axis=1)
+    touch = within & places.upright[found]
+    touch[~touch] = shapely.intersects(outlines[~touch], shapes[rows[~touch]])
+    return rows[touch], found[touch]
+
+
+def mask_frames(frames: Path | Address, labels: LabelStream, dst: Path, *, settings: MaskArgs, run: Run) -> MaskReport:
     """Draw the mask of every frame into `dst`.
 
     Raises:
         MissingInputError, BadInputError: A frame is absent, not readable or without CRS.
         MismatchError: The labels lie on no frame, or two frames have one name.
     """
-    found = find_frames(raster_files(frames, run.settings.extension_args.extension), dst)
-    tasks, on_imagery = with_polygons(found, labels)
+    paths = list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values())
+    found = find_frames(share_of(paths, run.shard), dst)
     rasters = run.settings.raster_args
-    with Outputs(dst, "mask", overwrite=run.overwrite) as outputs:
+    outputs = Outputs(dst, "mask", overwrite=run.overwrite, shard=run.shard)
+    with outputs, spill_in(dst, run) as spill:
+        tasks, on_imagery = with_polygons(found, labels, spill, others=bool(run.shard))
         keys = {task.mask_path.name: mask_key(task, settings, rasters) for task in tasks}
         todo = set(outputs.plan(keys))
-        waiting = [task for task in tasks if task.mask_path.name in todo]
-        work = partial(write_mask, settings=settings, rasters=rasters)
-        with closing(map_items(work, waiting, workers=run.workers if len(waiting) >= POOL_FROM else 1)) as done:
-            for name, counts in progress(done, len(waiting), "mask", quiet=run.quiet):
+        groups = grouped([task for task in tasks if task.mask_path.name in todo])
+        work = partial(write_masks, settings=settings, rasters=rasters)
+        workers = run.workers if len(todo) >= POOL_FROM else 1
+        with closing(map_items(work, groups, workers=workers, scheduler=run.scheduler)) as done:
+            written = (mask for masks in done for mask in masks)
+            for name, counts in progress(written, len(todo), "mask", quiet=run.quiet):
                 outputs.record(name, keys[name], **counts)
         outputs.finish()
         facts = [outputs.facts(name) for name in keys]
     return report_of(dst, labels, facts, made=len(todo), on_imagery=on_imagery)
 
 
-def find_frames(paths: Iterable[Path], dst: Path) -> list[Frame]:
+def find_frames(paths: Sequence[Path | Address], dst: Path) -> list[Frame]:
     """The frames, each with the name of its mask.
 
     Raises:
-        BadInputError: A frame has no CRS.
-        MismatchError: Two frames would have one mask.
+        MissingInputError, BadInputError: A frame is absent, not readable or without CRS.
     """
-    frames = []
-    for path in by_stem(paths).values():
-        with open_raster(path) as src:
-            grid = grid_of(src)
-        if grid.crs is None:
-            advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."
-            raise BadInputError(path, "no CRS", "a georeferenced frame, on which polygons can be placed", advice)
-        frames.append(Frame(path, dst / f"{path.stem}.tif", grid, raster_digest(path)))
-    return frames
+    return list(map_threads(partial(find_frame, dst=dst), paths))
 
 
-def with_polygons(frames: list[Frame], labels: Labels) -> tuple[list[Frame], int]:
+def find_frame(path: Path | Address, dst: Path) -> Frame:
+    """A frame, looked at; its bytes are read only where they say what is valid."""
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True), open_raster(path) as src:  # there may be 25,000 in the folder
+        grid, is_valid = grid_of(src), all_valid(src)
+    if grid.crs is None:
+        advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."
+        raise BadInputError(str(path), "no CRS", "a georeferenced frame, on which polygons can be placed", advice)
+    place = fingerprint(grid.crs.to_wkt(), list(grid.transform), grid.height, grid.width)
+    return Frame(path, dst / f"{path.stem}.tif", grid, is_valid, place if is_valid else raster_digest(path))
+
+
+def spill_in(dst: Path, run: Run) -> AbstractContextManager[Spill]:
+    """The file through which polygons come to workers; the run of all frames is alone in the folder, and tidies up."""
+    if run.shard:
+        return spilled(dst / f".mask.{run.shard}.polygons")
+    return spilled(dst / ".mask.polygons", leftovers=".mask*.polygons")
+
+
+def with_polygons(
+    frames: Sequence[Frame], labels: LabelStream, spill: Spill, *, others: bool = False
+) -> tuple[list[Frame], int]:
     """The frames with the polygons that touch each, and how many roofs lie on any frame.
 
+    Args:
+        frames: Those that this run works on.
+        labels: Gone through once.
+        spill: Where the polygons go.
+        others: There are other frames, on which the roofs may lie.
+
     Raises:
-        MismatchError: No roof lies on a frame.
+        MismatchError: No roof lies on a frame, and there are no others.
     """
-    from roofkit.labels import reproject
+    from roofkit.misplaced import Spots
 
-    tasks: dict[Path, Frame] = {}
-    seen: set[str] = set()
-    for group in by_crs(frames).values():
-        crs = CRS.from_wkt(group[0].grid.crs.to_wkt())
-        roofs, ignored = (reproject(shapes, crs, labels.path) for shapes in (labels.roofs, labels.ignored))
-        outlines = [footprint(frame.grid) for frame in group]
-        per_frame = touching(roofs.geometry.to_numpy(), outlines)
-        seen |= set(roofs["id"].to_numpy()[np.unique(np.concatenate(per_frame))])
-        unknown = touching(ignored.geometry.to_numpy(), outlines)
-        for frame, roof_rows, ignored_rows in zip(group, per_frame, unknown):
-            tasks[frame.path] = Frame(
-                frame.path, frame.mask_path, frame.grid, frame.digest, wkb(roofs, roof_rows), wkb(ignored, ignored_rows)
-            )
-    if not seen:
-        raise misplaced(frames, labels)
-    return [tasks[frame.path] for frame in frames], len(seen)
+    groups, roofs, on_imagery = places_of(frames), Spots(), 0
+    for batch in labels:
+        on_imagery += spill_batch(batch, labels, groups, spill)
+        roofs.add(batch.shapes[batch.roof])
+    if not (on_imagery or others):
+        raise misplaced_on(frames, labels, roofs)
+    pieces = iter(spill.pieces(2 * sum(len(group.numbers) for group in groups)))
+    return [replace(frame, parts=parts_of(frame, pieces)) for frame in frames], on_imagery
 
 
-def by_crs(frames: Iterable[Frame]) -> dict[str, list[Frame]]:
-    """The frames grouped by CRS."""
-    groups: dict[str, list[Frame]] = {}
+def spill_batch(batch: LabelBatch, labels: LabelStream, groups: Sequence[Places], spill: Spill) -> int:
+    """Put polygons where the windows that they touch will find them; how many roofs touch any.
+
+    Roofs of window i are at place 2 i, polygons of unknown class at 2 i + 1.
+    """
+    from roofkit.labels import move
+
+    touched = np.zeros(len(batch.shapes), bool)
+    for group in groups:
+        shapes = move(batch.shapes, labels.crs, group.crs, labels.path)
+        rows, found = touching(shapes, group)
+        touched[rows] = True
+        spill.add(2 * group.numbers[found] + ~batch.roof[rows], shapely.to_wkb(shapes[rows]))
+    return int((touched & batch.roof).sum())
+
+
+def parts_of(frame: Frame, pieces: Iterator[Pieces]) -> tuple[Part, ...]:
+    """The windows of a frame, each with its roofs and its polygons of unknown class, which come next."""
+    return tuple(Part(window, next(pieces), next(pieces)) for window in windows_of(frame))
+
+
+def misplaced_on(frames: Sequence[Frame], labels: LabelStream, roofs: Spots) -> MismatchError:
+    """The error that no roof lies on a frame."""
+    from pyproj import CRS
+
+    from roofkit.misplaced import misplaced, union
+
+    bounds: dict[str, list[Bounds]] = {}
     for frame in frames:
-        groups.setdefault(frame.grid.crs.to_wkt(), []).append(frame)
-    return groups
-
-
-def wkb(shapes: gpd.GeoDataFrame, rows: NDArray[np.intp]) -> tuple[bytes, ...]:
-    """Those shapes as WKB, in an order that does not depend on the file's."""
-    return tuple(sorted(shapely.to_wkb(shapes.geometry.to_numpy()[rows])))
+        bounds.setdefault(frame.grid.crs.to_wkt(), []).append(frame.grid.bounds)
+    imagery = [(CRS.from_wkt(crs), union(found)) for crs, found in bounds.items()]
+    return misplaced(roofs, labels.crs, imagery, labels.path, frames[0].path.parent)
 
 
 def mask_key(task: Frame, settings: MaskArgs, rasters: RasterArgs) -> str:
     """What a mask is made from: editing a polygon changes the key of the frames that it touches."""
-    drawn = [sha256(b"".join(shapes)).hexdigest() for shapes in (task.roofs, task.ignored)]
-    return fingerprint("mask", settings.all_touched, rasters, task.digest, *drawn)
+    drawn = [sha256(), sha256()]
+    for part in task.parts:
+        for sha, pieces in zip(drawn, (part.roofs, part.ignored)):
+            sha.update(b"".join(pieces.read()))
+    return fingerprint("mask", settings.all_touched, rasters, task.digest, *(sha.hexdigest() for sha in drawn))
+
+
+def grouped(tasks: Sequence[Frame]) -> list[list[Frame]]:
+    """Tasks in groups, each for one worker; a large frame is alone."""
+    groups: list[list[Frame]] = [[]]
+    for task in tasks:
+        if len(groups[-1]) == GROUP or is_large(task) or (groups[-1] and is_large(groups[-1][0])):
+            groups.append([])
+        groups[-1].append(task)
+    return [group for group in groups if group]
+
+
+def is_large(task: Frame) -> bool:
+    """Whether a frame is drawn in several windows."""
+    return len(task.parts) > 1
+
+
+def write_masks(tasks: Sequence[Frame], *, settings: MaskArgs, rasters: RasterArgs) -> list[tuple[str, dict[str, int]]]:
+    """Write some masks, while the disk confirms others: that takes longer than to draw them."""
+    return list(map_threads(partial(write_mask, settings=settings, rasters=rasters), tasks, workers=AT_ONCE))
 
 
 def write_mask(task: Frame, *, settings: MaskArgs, rasters: RasterArgs) -> tuple[str, dict[str, int]]:
     """Write one mask; its name, and its counts of pixels, valid ones and roof ones."""
     counts = dict(pixels=task.grid.width * task.grid.height, valid=0, roof=0)
-    large = max(task.grid.height, task.grid.width) > WINDOW
-    with open_raster(task.path) as src:
-        parts = partial(draw_parts, src, task, settings.all_touched)
+    large = is_large(task)
+    with gdal_env(), nullcontext() if task.is_valid else open_raster(task.path) as src:
+        drawn = partial(draw_parts, src, task, settings.all_touched)
         if not large:
-            parts = partial(iter, list(parts()))  # a large frame is drawn twice instead of held
-        partly = not all(valid.all() for _, _, valid in parts())
-        file = create_raster(task.mask_path, task.grid, bands=1, dtype="uint8", sparse=large, settings=rasters)
+            drawn = partial(iter, list(drawn()))  # the windows of a large frame are drawn again instead of held
+        partly = (
+            is_partly(src, task, settings.all_touched) if large else not all(valid.all() for _, _, valid in drawn())
+        )
+        options = dict(bands=1, dtype="uint8", sparse=large, classes=True, settings=rasters)
+        file = create_raster(task.mask_path, task.grid, **options)
         with file as dst:
-            for window, pixels, valid in parts():
-                counts["valid"] += int(valid.sum())
+            for window, pixels, valid in drawn():
+                counts["valid"] += int(np.count_nonzero(valid))
                 counts["roof"] += int(np.count_nonzero(pixels))
                 is_blank = not (valid.any() if partly else pixels.any())
                 if not (large and is_blank and (window.row_off or window.col_off)):
@@ -237,23 +362,39 @@ def write_mask(task: Frame, *, settings: MaskArgs, rasters: RasterArgs) -> tuple
     return task.mask_path.name, counts
 
 
-def draw_parts(src: DatasetReader, task: Frame, all_touched: bool) -> Iterator[tuple[Window, Pixels, Valid]]:
+def is_partly(src: DatasetReader | None, task: Frame, all_touched: bool) -> bool:
+    """Whether any pixel of a mask is invalid; polygons are drawn only where they can make one so."""
+    for part in task.parts:
+        frame_valid = valid_in(src, part.window)
+        if len(part.ignored.spans):
+            _, frame_valid = draw_part(frame_valid, task, part, all_touched)
+        if not frame_valid.all():
+            return True
+    return False
+
+
+def draw_parts(src: DatasetReader | None, task: Frame, all_touched: bool) -> Iterator[tuple[Window, Pixels, Valid]]:
     """A mask in windows: window, pixels (1, rows, cols) and validity (rows, cols)."""
-    trees = [shapely.STRtree(shapely.from_wkb(list(shapes))) for shapes in (task.roofs, task.ignored)]
-    for window in windows(task.grid.height, task.grid.width, WINDOW):
-        grid = task.grid.window(window)
-        outline = footprint(grid)
-        roof, unknown = (
-            draw(
-                tree.geometries[tree.query(outline)], grid.transform, (grid.height, grid.width), all_touched=all_touched
-            )
-            for tree in trees
-        )
-        frame_valid = np.ones(roof.shape, bool) if all_valid(src) else read_pixels(src, window)[1]
-        yield window, *roof_mask(roof, unknown, frame_valid)
+    for part in task.parts:
+        yield part.window, *draw_part(valid_in(src, part.window), task, part, all_touched)
 
 
-def report_of(dst: Path, labels: Labels, facts: list[dict[str, Any]], *, made: int, on_imagery: int) -> MaskReport:
+def draw_part(frame_valid: Valid, task: Frame, part: Part, all_touched: bool) -> tuple[Pixels, Valid]:
+    """A window of a mask: pixels (1, rows, cols) and validity (rows, cols)."""
+    grid = task.grid.window(part.window)
+    roof, unknown = (
+        draw(shapely.from_wkb(pieces.read()), grid.transform, frame_valid.shape, all_touched=all_touched)
+        for pieces in (part.roofs, part.ignored)
+    )
+    return roof_mask(roof, unknown, frame_valid)
+
+
+def valid_in(src: DatasetReader | None, window: Window) -> Valid:
+    """What is valid in a window of a frame; without a file, everything."""
+    return read_valid(src, window) if src else np.ones((int(window.height), int(window.width)), bool)
+
+
+def report_of(dst: Path, labels: LabelStream, facts: list[dict[str, Any]], *, made: int, on_imagery: int) -> MaskReport:
     """The report, from what was recorded with each mask."""
     pixels, valid, roof = (sum(fact[name] for fact in facts) for name in ("pixels", "valid", "roof"))
     empty = sum(fact["roof"] == 0 for fact in facts)
@@ -264,130 +405,24 @@ def report_of(dst: Path, labels: Labels, facts: list[dict[str, Any]], *, made: i
         features=labels.features,
         selected=labels.selected,
         on_imagery=on_imagery,
-        ignored=len(labels.ignored),
+        ignored=labels.ignored,
         repaired=labels.repaired,
-        dropped=labels.dropped,
+        dropped=tuple(labels.dropped),
         empty_masks=empty,
-        empty_share=empty / len(facts),
+        empty_share=empty / len(facts) if facts else 0.0,
         roof_fraction=roof / valid if valid else 0.0,
-        valid_fraction=valid / pixels,
+        valid_fraction=valid / pixels if pixels else 0.0,
     )
-
-
-def misplaced(frames: list[Frame], labels: Labels) -> MismatchError:
-    """The error that no roof lies on the imagery: both extents, and the CRS that would fit."""
-    crs, lonlat = labels.crs, CRS.from_epsg(4326)
-    roofs = tuple(labels.roofs.total_bounds)
-    places = [(bounds_in(group[0].grid.crs, outline_of(group), lonlat)) for group in by_crs(frames).values()]
-    here = union(bounds_in(group[0].grid.crs, outline_of(group), crs) for group in by_crs(frames).values())
-    found = (
-        f"no roof lies on the imagery: the labels span {extent(roofs)} in {name_of(crs)} "
-        f"(lon/lat {extent(bounds_in(crs, roofs, lonlat))}), "
-        f"the imagery {extent(here)} (lon/lat {extent(union(places))})"
-    )
-    fitting = fitting_crs(frames, labels)
-    advice = (
-        f"The labels would lie on the imagery if their CRS were {fitting}: correct it (ogr2ogr -a_srs)."
-        if fitting
-        else "No usual CRS brings them together: check that both are of the same place."
-    )
-    return MismatchError(labels.path, found, f"polygons on {frames[0].path.parent}", advice)
-
-
-def outline_of(frames: Iterable[Frame]) -> Bounds | None:
-    """left, bottom, right, top of all frames, in their CRS."""
-    return union(frame.grid.bounds for frame in frames)
-
-
-def union(bounds: Iterable[Bounds | None]) -> Bounds | None:
-    """The bounds around those that exist."""
-    known = np.array([one for one in bounds if one is not None])
-    return (*known[:, :2].min(axis=0).tolist(), *known[:, 2:].max(axis=0).tolist()) if len(known) else None
-
-
-def bounds_in(source: Any, bounds: Bounds | None, target: CRS) -> Bounds | None:
-    """The same bounds in another CRS; None where that is undefined."""
-    if bounds is None:
-        return None
-    try:
-        move = Transformer.from_crs(CRS.from_user_input(source), target, always_xy=True)
-        moved = move.transform_bounds(*bounds)
-    except (ProjError, CRSError):
-        return None
-    return moved if np.isfinite(moved).all() else None
-
-
-def extent(bounds: Bounds | None) -> str:
-    """Bounds as `left..right, bottom..top`, with digits enough to tell places apart."""
-    if bounds is None:
-        return "outside it"
-    digits = 4 if max(map(abs, bounds)) <= 360 else 0
-    left, bottom, right, top = (f"{value:.{digits}f}" for value in bounds)
-    return f"{left}..{right}, {bottom}..{top}"
-
-
-def name_of(crs: CRS) -> str:
-    """`EPSG:32644` where it has a number, else its name."""
-    authority = crs.to_authority()
-    return ":".join(authority) if authority else str(crs.name)
-
-
-def fitting_crs(frames: list[Frame], labels: Labels) -> str | None:
-    """The CRS in which the labels' numbers would lie on the imagery, as words; None: no usual one."""
-    shapes = labels.roofs.geometry.bounds.to_numpy()
-    best: tuple[int, str | None] = (0, None)
-    for words, crs, numbers in candidates(frames, shapes):
-        boxes = [bounds_in(group[0].grid.crs, outline_of(group), crs) for group in by_crs(frames).values()]
-        hits = max(number_inside(numbers, box) for box in boxes)
-        best = max(best, (hits, words), key=lambda pair: pair[0])
-        if hits == len(shapes):
-            break
-    return best[1]
-
-
-def candidates(frames: list[Frame], shapes: NDArray[Any]) -> Iterator[tuple[str, CRS, NDArray[Any]]]:
-    """CRSs to try, likeliest first: words for it, the CRS, and the labels' bounds as numbers in it."""
-    swapped = shapes[:, [1, 0, 3, 2]]
-    own = [CRS.from_wkt(group[0].grid.crs.to_wkt()) for group in by_crs(frames).values()]
-    for crs in [*own, CRS.from_epsg(4326), CRS.from_epsg(3857)]:
-        yield name_of(crs), crs, shapes
-        yield f"{name_of(crs)} with its axes swapped (y before x)", crs, swapped
-        if crs.is_projected:
-            yield f"{name_of(crs)} in feet", crs, shapes * FOOT
-    place = union(
-        bounds_in(crs, outline_of(frames_in), CRS.from_epsg(4326))
-        for crs, frames_in in zip(own, by_crs(frames).values())
-    )
-    if place:
-        yield from ((name_of(crs), crs, shapes) for crs in local_crs(place))
-
-
-def local_crs(place: Bounds) -> Iterator[CRS]:
-    """The UTM zones at and beside a place in lon/lat, then all projected CRSs in use there."""
-    zone = int((place[0] + place[2]) / 2 // 6) + 31
-    for near in (zone, zone - 1, zone + 1):
-        for hemisphere in (32600, 32700):
-            yield CRS.from_epsg(hemisphere + (near - 1) % 60 + 1)
-    area = AreaOfInterest(*place)
-    for info in query_crs_info(auth_name="EPSG", pj_types=[PJType.PROJECTED_CRS], area_of_interest=area, contains=True):
-        yield CRS.from_epsg(int(info.code))
-
-
-def number_inside(shapes: NDArray[Any], box: Bounds | None) -> int:
-    """How many of the bounds (shapes, 4) meet the box."""
-    if box is None:
-        return 0
-    return int(((shapes[:, :2] < box[2:]).all(axis=1) & (shapes[:, 2:] > box[:2]).all(axis=1)).sum())
 
 
 def mask(options: argparse.Namespace, run: Run) -> MaskReport:
     """The stage, with what the command line says."""
-    from roofkit.labels import read_labels
+    from roofkit.labels import open_labels
 
     given = {name: getattr(options, name) for name in ("where", "ignore", "layer", "all_touched")}
     settings = run.block("mask_args", given)
     path = options.labels or find_labels(run.paths.labels)
-    labels = read_labels(path, where=settings.where, ignore=settings.ignore, layer=settings.layer)
+    labels = open_labels(path, where=settings.where, ignore=settings.ignore, layer=settings.layer)
     if labels.unused:
         advice = "Select with --where SQL, or mask_args.where."
         say(f"warning: {path}: every polygon counts as roof, but {labels.unused}. {advice}")
@@ -397,8 +432,8 @@ def mask(options: argparse.Namespace, run: Run) -> MaskReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("frames", nargs="?", type=Path, metavar="FRAMES", help="a frame or a folder of frames")
+    parser = stage_parser(__doc__, cluster=True)
+    parser.add_argument("frames", nargs="?", type=path_or_address, metavar="FRAMES", help="a frame or a folder of them")
     parser.add_argument("labels", nargs="?", type=Path, metavar="LABELS", help="a vector file or a folder of them")
     parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the masks")
     parser.add_argument("--where", metavar="SQL", help="which polygons are roofs, as ogr2ogr -where")

@@ -1,52 +1,32 @@
 """Roof polygons in: read, selected by SQL, repaired where broken, and named where beyond repair.
 
-A file is opened by the one driver that its suffix stands for, after a look at its first bytes: a virtual dataset or a
-service description that wears the suffix of a vector file would make GDAL read other files, or the network.
+`read_labels` gives those of a file at once; `LabelStream` gives them in batches, for files of any size.
 """
 
-import contextlib
-import difflib
-import io
 import json
-import re
-import struct
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
 import shapely
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
-from pyproj import CRS
+from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
-from roofkit.errors import BadInputError, MismatchError, MissingInputError, RoofError, SettingsError
-from roofkit.paths import VECTOR_SUFFIXES
+from roofkit import label_sql
+from roofkit.errors import BadInputError, MismatchError, SettingsError
+from roofkit.label_files import OgrFile, Rows, VectorFile, open_label_files, quiet, readable
 from roofkit.vectors import safe_names
 
-DRIVERS = {
-    ".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON", ".json": "GeoJSON", ".fgb": "FlatGeobuf",
-}  # fmt: skip
-FIRST_BYTES = {".gpkg": b"SQLite format 3\0", ".shp": b"\x00\x00\x27\x0a", ".fgb": b"fgb", ".parquet": b"PAR1"}
-OGR_ERRORS = (DataLayerError, DataSourceError, FeatureError, GeometryError)
-OGR_NAMES = ("fid", "ogr_geometry", "ogr_style", "ogr_geom_wkt", "ogr_geom_area")
-SQL_WORDS = re.compile(
-    "all|and|as|between|case|cast|collate|else|end|escape|exists|false|glob|ilike|in|is|like|match|not|null|or|regexp|"
-    "similar|then|true|when",
-    re.IGNORECASE,
-)
 POLYGONAL, COLLECTION = (3, 6), 7  # shapely's type numbers
-MATERIAL = re.compile("material|roof_?(type|cover|mat)|cladding", re.IGNORECASE)
 FARTHEST = 1e12  # a coordinate beyond this is no place on Earth in any unit
-SHOWN = 8  # names or values that an error lists
 Mask = NDArray[np.bool_]
 
 
@@ -79,20 +59,87 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class _Table:
-    """One layer: a row for each feature."""
+class LabelBatch:
+    """Some polygons of a label file, in the CRS of its stream."""
+
+    file: str
+    """What the names of its features begin with."""
+    fids: NDArray[np.int64]
+    shapes: NDArray[Any]
+    """Polygon or MultiPolygon, valid, 2-D."""
+    roof: Mask
+    """Which of them count as roof; the others are of unknown class."""
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each feature."""
+        return _names(self.file, self.fids)
+
+
+@dataclass
+class LabelStream:
+    """The polygons of label files in batches; what it counts is known once it was gone through."""
 
     path: Path
-    source: str | None
-    """What GDAL opens; None: `attributes` are searched in memory."""
-    layer: str | None
-    attributes: pd.DataFrame
-    shapes: gpd.GeoDataFrame
-    """id, fid, geometry (None: dropped), repaired, problem (why dropped)."""
+    crs: CRS
+    unused: str | None
+    """This, and what is counted, as in `Labels`."""
+    files: Sequence[VectorFile] = field(repr=False)
+    roof: label_sql.Fids | None = field(repr=False)
+    """The ids of the features of each file that are roofs; None: all that are not unknown."""
+    unknown: label_sql.Fids | None = field(repr=False)
+    """The same of those of unknown class; None: none is."""
+    features: int = 0
+    selected: int = 0
+    ignored: int = 0
+    repaired: int = 0
+    dropped: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[LabelBatch]:
+        """The polygons in the order of the files.
+
+        Raises:
+            BadInputError: A file is broken, or none holds a polygon that is a roof.
+            SettingsError: All features are of unknown class.
+        """
+        self.features = self.selected = self.ignored = self.repaired = roofs = 0
+        self.dropped = []
+        for number, file in enumerate(self.files):
+            for rows in file.rows():
+                batch = self._batch(number, rows)
+                roofs += int(batch.roof.sum())
+                yield batch
+        if not self.selected:
+            found = f"selects all {self.features:,} features of {self.path}"
+            raise SettingsError("mask_args.ignore", found, "some left that are roofs", "Correct the condition.")
+        if not roofs:
+            found = f"none of {self.selected:,} features holds a polygon (the first: {self.dropped[0]})"
+            raise BadInputError(self.path, found, "polygons with an area", "Repair the file, or choose another.")
+
+    def _batch(self, number: int, rows: Rows) -> LabelBatch:
+        file, (roof, counted) = self.files[number], self._classes(number, rows.fids)
+        prefix = _prefix(file, self.path)
+        shapes, repaired, problem = _polygons_in_crs(np.asarray(rows.wkb)[counted], file, self.crs)
+        fids, whole = rows.fids[counted], ~shapely.is_missing(shapes)
+        batch = LabelBatch(prefix, fids[whole], shapes[whole], roof[counted][whole])
+        self.features += len(roof)
+        self.selected += int(roof.sum())
+        self.ignored += int((~batch.roof).sum())
+        self.repaired += int((repaired & whole).sum())
+        self.dropped += _dropped(prefix, fids[~whole], problem[~whole])
+        return batch
+
+    def _classes(self, number: int, fids: NDArray[np.int64]) -> tuple[Mask, Mask]:
+        """Which features are roofs, and which count at all."""
+        unknown = np.zeros(len(fids), bool) if self.unknown is None else _are_in(fids, self.unknown[number])
+        roof = ~unknown if self.roof is None else _are_in(fids, self.roof[number])
+        return roof, roof | unknown
 
 
-def read_labels(path: Path, *, where: str | None = None, ignore: str | None = None, layer: str | None = None) -> Labels:
-    """The roofs of a vector file, or of all vector files of a folder.
+def open_labels(
+    path: Path, *, where: str | None = None, ignore: str | None = None, layer: str | None = None
+) -> LabelStream:
+    """The roofs of a vector file, or of all vector files of a folder, to be gone through.
 
     Args:
         path: A .gpkg, .shp, .geojson, .json, .parquet or .fgb file, or a folder of them (reprojected to the CRS of
@@ -103,28 +150,35 @@ def read_labels(path: Path, *, where: str | None = None, ignore: str | None = No
 
     Raises:
         MissingInputError: No such file, or a folder without vector files.
-        BadInputError: The file is of another kind, broken, without CRS, or holds no polygon.
+        BadInputError: The file is of another kind, broken or without CRS.
         SettingsError: The SQL is wrong, names an unknown column or selects nothing; the layer is unknown or needed.
     """
-    table = _read(path, layer)
-    roof, unknown = _classes(table, where, ignore)
-    counted = roof | unknown
-    shapes = table.shapes
-    whole = shapes.geometry.notna().to_numpy()
-    lost = shapes[counted & ~whole]
-    if not (roof & whole).any():
-        found = f"none of {roof.sum():,} features holds a polygon (the first: {_dropped(lost)[0]})"
-        raise BadInputError(path, found, "polygons with an area", "Repair the file, or choose another.")
-    return Labels(
-        path=path,
-        roofs=_rows(shapes, roof & whole),
-        ignored=_rows(shapes, unknown & whole),
-        features=len(shapes),
-        selected=int(roof.sum()),
-        repaired=int((shapes["repaired"].to_numpy() & counted & whole).sum()),
-        dropped=_dropped(lost),
-        unused=_material(table) if where is None else None,
+    files, crs = open_label_files(path, layer)
+    unknown = None if ignore is None else label_sql.select(files, path, ignore, "mask_args.ignore")
+    roof = None if where is None else label_sql.select(files, path, where, "mask_args.where")
+    if where is not None and roof is not None:
+        label_sql.check_some(files, path, where, roof)
+    unused = label_sql.material(files) if where is None else None
+    return LabelStream(path, crs, unused, files, roof, unknown)
+
+
+def read_labels(path: Path, *, where: str | None = None, ignore: str | None = None, layer: str | None = None) -> Labels:
+    """The roofs of a vector file, or of all vector files of a folder, at once.
+
+    Args and errors as for `open_labels`.
+
+    Raises:
+        BadInputError: No feature that counts as roof holds a polygon, too.
+    """
+    stream = open_labels(path, where=where, ignore=ignore, layer=layer)
+    batches = list(stream)
+    names = np.array([name for batch in batches for name in batch.names], object)
+    shapes, roof = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("shapes", "roof"))
+    roofs, ignored = (
+        gpd.GeoDataFrame({"id": names[rows]}, geometry=list(shapes[rows]), crs=stream.crs) for rows in (roof, ~roof)
     )
+    counts = stream.features, stream.selected, stream.repaired
+    return Labels(path, roofs, ignored, *counts, tuple(stream.dropped), stream.unused)
 
 
 def read_features(path: Path, *, layer: str | None = None) -> tuple[gpd.GeoDataFrame, tuple[str, ...]]:
@@ -136,14 +190,44 @@ def read_features(path: Path, *, layer: str | None = None) -> tuple[gpd.GeoDataF
         The features, and name and reason of each that holds no polygon.
 
     Raises:
-        MissingInputError, BadInputError, SettingsError: As for `read_labels`.
+        MissingInputError, BadInputError, SettingsError: As for `open_labels`.
     """
-    table = _read(path, layer)
-    names = safe_names(str(name) for name in table.attributes.columns)
-    columns = {safe: _plain(table.attributes[name]) for name, safe in names.items()}
-    whole = table.shapes.geometry.notna()
-    features = gpd.GeoDataFrame(columns, geometry=table.shapes.geometry.to_numpy(), crs=table.shapes.crs)
-    return features[whole].reset_index(drop=True), _dropped(table.shapes[~whole])
+    files, crs = open_label_files(path, layer)
+    shapes, dropped = _every_polygon(files, crs, path)
+    tables = [_attributes(file) for file in files]
+    table = tables[0] if path.is_file() else _joined(tables)
+    columns = {safe: _plain(table[name]) for name, safe in safe_names(map(str, table.columns)).items()}
+    features = gpd.GeoDataFrame(columns, geometry=list(shapes), crs=crs)
+    return features[~shapely.is_missing(shapes)].reset_index(drop=True), dropped
+
+
+def _attributes(file: VectorFile) -> pd.DataFrame:
+    """The attributes of every feature, as pandas has them."""
+    if not isinstance(file, OgrFile):
+        table: pd.DataFrame = pq.read_table(file.path, columns=list(file.columns)).to_pandas(ignore_metadata=True)
+        return table
+    with readable(file.path), quiet():
+        meta, fids, _, columns = pyogrio.raw.read(file.source, layer=file.layer, read_geometry=False, return_fids=True)
+    found: pd.DataFrame = pd.DataFrame(dict(zip(meta["fields"], columns)), index=range(len(fids)))
+    return found
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    joined: pd.DataFrame = pd.concat([table.astype(object) for table in tables], ignore_index=True).infer_objects()
+    return joined
+
+
+def _every_polygon(files: Sequence[VectorFile], crs: CRS, path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """The polygon of each feature (None: there is none), and name and reason of each without."""
+    parts: list[NDArray[Any]] = []
+    dropped: list[str] = []
+    for file in files:
+        for rows in file.rows():
+            shapes, _, problem = _polygons_in_crs(np.asarray(rows.wkb), file, crs)
+            lost = shapely.is_missing(shapes)
+            dropped += _dropped(_prefix(file, path), rows.fids[lost], problem[lost])
+            parts.append(shapes)
+    return np.concatenate(parts), tuple(dropped)
 
 
 def _plain(column: Any) -> Any:
@@ -167,12 +251,38 @@ def reproject(shapes: gpd.GeoDataFrame, crs: CRS, path: Path) -> gpd.GeoDataFram
     """
     if shapes.crs == crs:
         return shapes
+    there = move(shapes.geometry.to_numpy(), shapes.crs, crs, path)
+    return shapes.set_geometry(gpd.GeoSeries(there, index=shapes.index, crs=crs))[~shapely.is_missing(there)]
+
+
+def move(shapes: NDArray[Any], source: CRS, target: CRS, path: Path) -> NDArray[Any]:
+    """The same shapes in another CRS; None where one does not exist there.
+
+    Args:
+        shapes: Two-dimensional ones.
+        source: Their CRS.
+        target: The other.
+        path: Where they come from, for the error.
+
+    Raises:
+        MismatchError: No transformation leads from one CRS to the other.
+    """
+    if source == target:
+        return shapes
+    x, y = shapely.get_coordinates(shapes).T
     try:
-        moved = shapes.to_crs(crs)
+        there = np.column_stack(_transformer(source, target).transform(x, y))
     except (ProjError, CRSError) as error:
-        found = f"no way from {shapes.crs.name} to {crs.name} ({error})"
+        found = f"no way from {source.name} to {target.name} ({error})"
         raise MismatchError(path, found, "CRSs that lie on the Earth", "Correct the CRS of one of the two.") from None
-    return moved[np.isfinite(moved.geometry.bounds.to_numpy()).all(axis=1)]
+    moved: NDArray[Any] = shapely.set_coordinates(shapes.copy(), there)
+    moved[~np.isfinite(shapely.bounds(moved)).all(axis=1)] = None
+    return moved
+
+
+@cache
+def _transformer(source: CRS, target: CRS) -> Transformer:
+    return Transformer.from_crs(source, target, always_xy=True)
 
 
 def polygons_of(wkb: Sequence[bytes | None] | NDArray[Any]) -> tuple[NDArray[Any], Mask, NDArray[Any]]:
@@ -181,11 +291,11 @@ def polygons_of(wkb: Sequence[bytes | None] | NDArray[Any]) -> tuple[NDArray[Any
     Returns:
         Polygons and MultiPolygons (None: there is none), whether each was broken, and why where there is none ("").
     """
-    with _quiet(), np.errstate(invalid="ignore"):
+    with quiet(), np.errstate(invalid="ignore"):
         shapes, torn, problem = _parse(np.asarray(wkb, object))
-        kinds = np.array([f"a {getattr(shape, 'geom_type', '')}" for shape in shapes], object)
         broken = torn | ~(shapely.is_valid(shapes) | shapely.is_missing(shapes))
         polygonal = np.isin(shapely.get_type_id(shapes), POLYGONAL)
+        kinds = _kinds(shapes, ~polygonal)
         mend = polygonal & broken
         shapes[mend] = shapely.make_valid(shapes[mend], method="structure", keep_collapsed=False)
         for i in np.flatnonzero(shapely.get_type_id(shapes) == COLLECTION):
@@ -200,7 +310,9 @@ def _parse(raw: NDArray[Any]) -> tuple[NDArray[Any], Mask, NDArray[Any]]:
     shapes = shapely.from_wkb(raw, on_invalid="ignore")
     torn = shapely.is_missing(shapes) & np.fromiter((item is not None for item in raw), bool, len(raw))
     shapes[torn] = shapely.from_wkb(raw[torn], on_invalid="fix")  # closes rings
-    shapes, problem = shapely.force_2d(shapes), np.full(len(raw), "", object)
+    problem = np.full(len(raw), "", object)
+    odd = (shapely.get_coordinate_dimension(shapes) > 2) | (shapely.get_type_id(shapes) == COLLECTION)
+    shapes[odd] = shapely.force_2d(shapes[odd])  # which also does away with collections of shapes with arcs
     _drop(shapes, problem, shapely.is_missing(shapes) & ~torn, "no geometry")
     _drop(shapes, problem, shapely.is_missing(shapes), "a broken ring")
     _drop(shapes, problem, shapely.is_empty(shapes), "an empty geometry")
@@ -208,255 +320,47 @@ def _parse(raw: NDArray[Any]) -> tuple[NDArray[Any], Mask, NDArray[Any]]:
     return shapes, torn, problem
 
 
-def names_in(sql: str) -> tuple[list[str], list[str]]:
-    """Names in double quotes, and bare words that are neither SQL's own nor functions, of a condition."""
-    rest = re.sub(r"'(?:[^']|'')*'", " ", sql)
-    quoted = [name.replace('""', '"') for name in re.findall(r'"((?:[^"]|"")*)"', rest)]
-    rest = re.sub(r'"(?:[^"]|"")*"', " ", rest)
-    bare = [word for word in re.findall(r"\b[^\W\d]\w*\b(?!\s*\()", rest) if not SQL_WORDS.fullmatch(word)]
-    return quoted, bare
+def _kinds(shapes: NDArray[Any], which: Mask) -> NDArray[Any]:
+    """What those shapes are, as in `a Point`."""
+    kinds = np.full(len(shapes), "", object)
+    kinds[which] = [f"a {getattr(shape, 'geom_type', '')}" for shape in shapes[which]]
+    return kinds
 
 
-def label_files(path: Path) -> list[Path]:
-    """The file itself, or the vector files of a folder, sorted by name.
+def _polygons_in_crs(wkb: NDArray[Any], file: VectorFile, crs: CRS) -> tuple[NDArray[Any], Mask, NDArray[Any]]:
+    """What `polygons_of` makes of the geometries of a file, in a CRS."""
+    shapes, repaired, problem = polygons_of(wkb)
+    moved = shapes if file.crs is None else move(shapes, file.crs, crs, file.path)
+    _drop(moved, problem, shapely.is_missing(moved), f"outside {crs.name}")
+    return moved, repaired, problem
 
-    Raises:
-        MissingInputError: There is none.
-        BadInputError: The file's suffix is not one of a vector file.
-    """
-    kinds = " ".join(VECTOR_SUFFIXES)
-    if path.is_file():
-        if path.suffix.lower() not in VECTOR_SUFFIXES:
-            raise BadInputError(path, f"a {path.suffix or 'nameless'} file", f"one of {kinds}", "Convert it (ogr2ogr).")
-        return [path]
-    if not path.is_dir():
-        raise MissingInputError(path, "no such file or folder", "roof polygons", "Check its name.")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in VECTOR_SUFFIXES and not p.name.startswith("."))
-    if not found:
-        raise MissingInputError(path, "no roof polygons", f"files of {kinds}", "Put your polygons there.")
+
+def _are_in(fids: NDArray[np.int64], chosen: NDArray[np.int64]) -> Mask:
+    """Which ids are among those that were chosen, which are sorted and may be many."""
+    place = np.searchsorted(chosen, fids)
+    found: Mask = np.zeros(len(fids), bool)
+    inside = place < len(chosen)
+    found[inside] = chosen[place[inside]] == fids[inside]
     return found
 
 
-def _read(path: Path, layer: str | None) -> _Table:
-    tables = [_read_file(file, layer) for file in label_files(path)]
-    full = [table for table in tables if len(table.shapes)]
-    if not full:
-        raise BadInputError(path, "no feature at all", "roof polygons", "Choose another file, or draw some.")
-    for table in full:
-        if table.shapes.crs is None:
-            advice = "Put its .prj beside it." if table.path.suffix.lower() == ".shp" else "Assign it (ogr2ogr -a_srs)."
-            raise BadInputError(table.path, "no CRS", "labels that say where they lie", advice)
-    return full[0] if len(full) == 1 and path.is_file() else _join(full, path)
+def _prefix(file: VectorFile, path: Path) -> str:
+    """What the names of a file's features begin with."""
+    return "" if path.is_file() else f"{file.path.name} "
 
 
-def _join(tables: list[_Table], path: Path) -> _Table:
-    """The tables as one, in the CRS of the first."""
-    crs = tables[0].shapes.crs
-    moved = [table if table.shapes.crs == crs else _moved(table, crs) for table in tables]
-    shapes = [t.shapes.assign(id=[f"{t.path.name} {name}" for name in t.shapes["id"]]) for t in moved]
-    attributes = pd.concat([t.attributes.astype(object) for t in moved], ignore_index=True).infer_objects()
-    return _Table(path, None, None, attributes, gpd.GeoDataFrame(pd.concat(shapes, ignore_index=True), crs=crs))
+def _names(prefix: str, fids: NDArray[np.int64]) -> list[str]:
+    return [f"{prefix}feature {fid}" for fid in fids.tolist()]
 
 
-def _moved(table: _Table, crs: CRS) -> _Table:
-    moved = reproject(table.shapes, crs, table.path)
-    geometry = moved.geometry.reindex(table.shapes.index)
-    lost = geometry.isna().to_numpy() & table.shapes.geometry.notna().to_numpy()
-    problem = np.where(lost, f"outside {crs.name}", table.shapes["problem"])
-    shapes = gpd.GeoDataFrame(table.shapes.assign(problem=problem).drop(columns="geometry"), geometry=geometry, crs=crs)
-    return replace(table, shapes=shapes)
-
-
-def _read_file(path: Path, layer: str | None) -> _Table:
-    _sniff(path)
-    if path.suffix.lower() == ".parquet":
-        return _read_parquet(path)
-    driver = DRIVERS[path.suffix.lower()]
-    source = f"GeoJSON:{path.resolve()}" if driver == "GeoJSON" else str(path.resolve())
-    try:
-        with _quiet():
-            layer = _layer(path, source, layer)
-            meta, fids, wkb, columns = pyogrio.raw.read(source, layer=layer, force_2d=True, return_fids=True)
-            info = pyogrio.read_info(source, layer=layer)
-    except (*OGR_ERRORS, UnicodeDecodeError) as error:
-        raise BadInputError(path, f"not readable ({error})", f"a {driver} file", "Replace or remove it.") from None
-    if info["driver"] != driver or wkb is None:
-        found = "a table without geometry" if wkb is None else f"a {info['driver']} file"
-        raise BadInputError(path, found, f"{driver} polygons", "Choose another file.")
-    if driver == "FlatGeobuf" and len(fids) != info["features"]:
-        found = f"{len(fids):,} of {info['features']:,} features, cut off"
-        raise BadInputError(path, found, "a whole file", "Fetch it again.")
-    attributes = pd.DataFrame(dict(zip(meta["fields"], columns)), index=range(len(fids)))
-    return _Table(path, source, layer, attributes, _shapes(wkb, fids, meta["crs"], path))
-
-
-def _read_parquet(path: Path) -> _Table:
-    try:
-        table = pq.read_table(path)
-        geo = json.loads((table.schema.metadata or {})[b"geo"])
-        name = geo["primary_column"]
-        facts = geo["columns"][name]
-        if facts["encoding"] == "WKB":
-            wkb = table[name].to_pylist()
-        else:
-            wkb = gpd.read_parquet(path, columns=[name]).geometry.to_wkb().tolist()
-    except (KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
-        found = f"not readable as GeoParquet ({type(error).__name__}: {error})"
-        raise BadInputError(path, found, "a GeoParquet file", "Replace or convert it.") from None
-    attributes = table.drop_columns([column for column in geo["columns"] if column in table.column_names])
-    crs = facts.get("crs", "OGC:CRS84")
-    rows = _shapes(wkb, np.arange(len(wkb)), crs, path)
-    return _Table(path, None, None, attributes.to_pandas(ignore_metadata=True), rows)
-
-
-def _shapes(wkb: Any, fids: NDArray[Any], crs: Any, path: Path) -> gpd.GeoDataFrame:
-    shapes, repaired, problem = polygons_of(wkb)
-    rows = dict(id=[f"feature {fid}" for fid in fids], fid=fids, repaired=repaired, problem=problem)
-    try:
-        known = None if crs is None else CRS.from_user_input(crs).to_2d()
-    except CRSError as error:
-        raise BadInputError(path, f"an unknown CRS ({error})", "a CRS that PROJ knows", "Assign it anew.") from None
-    return gpd.GeoDataFrame(rows, geometry=list(shapes), crs=known)
-
-
-def _sniff(path: Path) -> None:
-    """Raise unless the file begins as its suffix says, and a shapefile is as long as it says."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    kind = path.suffix.lower()
-    start = FIRST_BYTES.get(kind)
-    fits = head.startswith(start) if start else head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-    if not fits:
-        found = f"begins with {head[:16]!r}" if head else "0 bytes"
-        raise BadInputError(path, found, f"the content of a {kind} file", "Replace or remove it.")
-    if kind == ".shp":
-        length = 2 * struct.unpack(">i", head[24:28])[0] if len(head) >= 28 else 100
-        if path.stat().st_size < length:
-            found = f"{path.stat().st_size:,} of {length:,} bytes, cut off"
-            raise BadInputError(path, found, "a whole file", "Fetch it again.")
-
-
-def _layer(path: Path, source: str, layer: str | None) -> str | None:
-    """The layer to read: the one asked for, or the only one."""
-    if layer is None and path.suffix.lower() != ".gpkg":
-        return None
-    names = [str(name) for name, kind in pyogrio.list_layers(source) if kind is not None]
-    if layer in names or (layer is None and len(names) == 1):
-        return layer or names[0]
-    if not names:
-        raise BadInputError(path, "no layer with geometry", "a layer of polygons", "Choose another file.")
-    found = f"no layer {layer!r}" if layer else f"{len(names)} layers"
-    advice = "Name it with --layer, or in mask_args.layer."
-    raise SettingsError(path, found, f"one of the layers {', '.join(map(repr, names[:50]))}", advice)
-
-
-def _classes(table: _Table, where: str | None, ignore: str | None) -> tuple[Mask, Mask]:
-    """Which rows are roofs, and which are of unknown class."""
-    unknown = np.zeros(len(table.shapes), bool) if ignore is None else _select(table, ignore, "mask_args.ignore")
-    if where is None:
-        return ~unknown, unknown
-    roof = _select(table, where, "mask_args.where")
-    if not roof.any():
-        columns = [_column(table, name) for part in names_in(where) for name in part]
-        held = "; ".join(_values(table, column) for column in dict.fromkeys(columns) if column)
-        found = f"{where} selects none of {len(roof):,} features of {table.path}"
-        expected = "a condition that holds for some" + (f" ({held})" if held else "")
-        raise SettingsError("mask_args.where", found, expected, "Correct the condition.")
-    return roof, unknown & ~roof
-
-
-def _select(table: _Table, sql: str, setting: str) -> Mask:
-    """Which rows a condition holds for."""
-    quoted, bare = names_in(sql)
-    for name in quoted:
-        if _column(table, name) is None:  # a GeoPackage would take it for a text and select nothing
-            raise _unknown_column(table, sql, name, setting)
-    named = [column for column in (_column(table, name) for name in quoted + bare) if column]
-    columns = [column for column in dict.fromkeys(named) if column in table.attributes.columns]
-    source = _in_memory(table, columns) if table.source is None else table.source
-    try:
-        with _quiet():
-            _, fids, _, _ = pyogrio.raw.read(
-                source, layer=table.layer, where=sql, columns=columns, force_2d=True, return_fids=True
-            )
-    except (*OGR_ERRORS, ValueError) as error:
-        unknown = next((name for name in bare if _column(table, name) is None), None)
-        raise _unknown_column(table, sql, unknown, setting) if unknown else _wrong_sql(sql, error, setting) from None
-    rows = np.arange(len(table.shapes)) if table.source is None else table.shapes["fid"].to_numpy()
-    return np.isin(rows, fids)
-
-
-def _in_memory(table: _Table, columns: list[str]) -> bytes:
-    """The named columns as a file without geometry, so that GDAL's SQL can search them; feature ids count rows."""
-    plain = table.attributes[columns].copy()
-    for name in columns:
-        if plain[name].dtype == object:
-            plain[name] = [None if _is_missing(value) else str(value) for value in plain[name]]
-    buffer = io.BytesIO()
-    with _quiet():
-        rows = plain if columns else plain.assign(row=range(len(plain)))
-        pyogrio.write_dataframe(rows, buffer, driver="FlatGeobuf", layer="labels", SPATIAL_INDEX="NO")
-    return buffer.getvalue()
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or value != value
-
-
-def _column(table: _Table, name: str) -> str | None:
-    """The column that a name in SQL means: case does not count."""
-    known = {column.lower(): column for column in (*OGR_NAMES, "geom", "geometry", *table.attributes.columns)}
-    return known.get(name.lower())
-
-
-def _unknown_column(table: _Table, sql: str, name: str, setting: str) -> RoofError:
-    columns = [str(column) for column in table.attributes.columns]
-    if not columns:
-        return SettingsError(setting, f"{sql} names {name}", f"no name: {table.path} has no column", "Use null.")
-    meant = [column for column in columns if column.lower() in sql.lower()]  # a:b without quotes reads as a
-    nearest = difflib.get_close_matches(name, meant or columns, n=1, cutoff=0.0)[0]
-    listed = ", ".join(f'"{column}"' for column in columns[:40]) + (", …" if len(columns) > 40 else "")
-    advice = "Write names in double quotes and values in single quotes."
-    return SettingsError(
-        setting, f'{sql}: no column "{name}" in {table.path}', f'one of {listed} (the nearest: "{nearest}")', advice
-    )
-
-
-def _wrong_sql(sql: str, error: Exception, setting: str) -> RoofError:
-    advice = "Write names in double quotes and values in single quotes."
-    expected = "a condition as in \"roof:material\" IN ('tin','metal')"
-    return SettingsError(setting, f"{sql} is not SQL that GDAL knows ({error})", expected, advice)
-
-
-def _values(table: _Table, column: str) -> str:
-    """A column's most frequent values, with how often each occurs."""
-    if column not in table.attributes.columns:
-        return ""
-    counts = table.attributes[column].astype(str).where(table.attributes[column].notna(), "NULL").value_counts()
-    shown = ", ".join(f"{value} ({count:,})" for value, count in counts.head(SHOWN).items())
-    more = f", {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
-    return f'"{column}" holds {shown}{more}'
-
-
-def _material(table: _Table) -> str | None:
-    """The first text column that tells materials apart, with its values."""
-    for name, column in table.attributes.items():
-        is_text = any(isinstance(value, str) for value in column)
-        if MATERIAL.search(str(name)) and is_text and column.astype(str).nunique() > 1:
-            return _values(table, str(name))
-    return None
-
-
-def _rows(shapes: gpd.GeoDataFrame, which: Mask) -> gpd.GeoDataFrame:
-    return shapes.loc[which, ["id", "geometry"]].reset_index(drop=True)
-
-
-def _dropped(shapes: gpd.GeoDataFrame) -> tuple[str, ...]:
-    return tuple(f"{name} ({problem})" for name, problem in zip(shapes["id"], shapes["problem"]))
+def _dropped(prefix: str, fids: NDArray[np.int64], problem: NDArray[Any]) -> list[str]:
+    return [f"{name} ({reason})" for name, reason in zip(_names(prefix, fids), problem)]
 
 
 def _drop(shapes: NDArray[Any], problem: NDArray[Any], which: Mask, reason: Any) -> None:
     """Take shapes away, with a reason (or one for each) where none is known yet."""
+    if not which.any():
+        return
     new = which & (problem == "")
     problem[new] = reason[new] if isinstance(reason, np.ndarray) else reason
     shapes[which] = None
@@ -474,11 +378,3 @@ def _polygons_in(collection: Any) -> Any:
     """The polygons of a collection, as one valid shape; None when it has none."""
     parts = [part for part in shapely.get_parts(collection) if part.geom_type in ("Polygon", "MultiPolygon")]
     return shapely.unary_union([shapely.make_valid(part, method="structure") for part in parts]) if parts else None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without GDAL's remarks on what this module repairs and names itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -7,13 +7,17 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import shapely
 from conftest import real
 
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, SettingsError
-from roofkit.labels import label_files, names_in, polygons_of, read_labels, reproject
+from roofkit.label_files import label_files
+from roofkit.label_sql import names_in
+from roofkit.labels import open_labels, polygons_of, read_labels, reproject
 
 METAL = "\"roof:material\" IN ('tin','metal')"
 SQUARE = [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]
@@ -273,6 +277,80 @@ def test_parquet_with_nested_columns(roofs, tmp_path):
 
 def test_names_in():
     assert names_in("\"a:b\" IN ('x \"y\"', 'it''s') AND lower(c) LIKE 'd%' OR e IS NOT NULL") == (["a:b"], ["c", "e"])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("sql", ["size IN (1, 4)", METAL, "fid = 2", "size > 1 AND fid < 7"])
+def test_batches_change_nothing(monkeypatch, roofs, tmp_path, suffix, sql):
+    path = write(pd.concat([roofs] * 3, ignore_index=True).assign(size=range(12)), tmp_path / f"r{suffix}")
+    found = []
+    for batch in (100, 5):
+        monkeypatch.setattr("roofkit.label_files.BATCH", batch)
+        labels = read_labels(path, where=sql, ignore="size < 9")
+        found.append((labels.roofs["id"].tolist(), labels.ignored["id"].tolist(), labels.features, labels.selected))
+    assert found[0] == found[1]
+    assert found[0][2] == 12
+
+
+def test_a_stream_counts_while_it_is_gone_through(monkeypatch, roofs, tmp_path):
+    monkeypatch.setattr("roofkit.label_files.BATCH", 3)
+    roofs.loc[1, "geometry"] = None
+    stream = open_labels(write(roofs, tmp_path / "r.gpkg"), ignore="size = 4")
+    for _ in range(2):
+        batches = list(stream)
+        assert [batch.names for batch in batches] == [["feature 1", "feature 3"], ["feature 4"]]
+        assert [batch.roof.tolist() for batch in batches] == [[True, True], [False]]
+        assert (stream.features, stream.selected, stream.ignored, stream.repaired) == (4, 3, 1, 0)
+        assert stream.dropped == ["feature 2 (no geometry)"]
+
+
+def test_all_ignored(roofs, tmp_path):
+    with pytest.raises(SettingsError, match=r"mask_args.ignore: selects all 4 features of .*; expected some left"):
+        read_labels(write(roofs, tmp_path / "r.gpkg"), ignore="1 = 1")
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".fgb", ".json"])
+def test_conditions_on_the_geometry(roofs, tmp_path, suffix):
+    roofs.loc[2, "geometry"] = shapely.box(4, 0, 6, 1)
+    labels = read_labels(write(roofs, tmp_path / f"r{suffix}"), where="OGR_GEOM_AREA > 1.5")
+    assert shapely.area(labels.roofs.geometry.to_numpy()).tolist() == [2]
+
+
+def test_arcs_become_lines(tmp_path):
+    circle = struct.pack("<BIIBII", 1, 10, 1, 1, 8, 5)  # a CURVEPOLYGON of one CIRCULARSTRING
+    circle += struct.pack("<10d", 0, 0, 1, 1, 2, 0, 1, -1, 0, 0)
+    table = pa.table({"geometry": [shapely.to_wkb(shapely.box(0, 0, 1, 1)), circle], "n": [1, 2]})
+    options = dict(driver="GPKG", geometry_name="geometry", geometry_type="Unknown", crs="EPSG:4326")
+    pyogrio.raw.write_arrow(table, tmp_path / "r.gpkg", **options)
+    areas = shapely.area(read_labels(tmp_path / "r.gpkg").roofs.geometry.to_numpy())
+    assert areas.tolist() == pytest.approx([1, np.pi], rel=1e-3)
+    geo = {"primary_column": "geometry", "columns": {"geometry": {"encoding": "WKB"}}}
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), tmp_path / "r.parquet")
+    assert read_labels(tmp_path / "r.parquet").dropped == ("feature 1 (no geometry)",)
+
+
+def test_parquet_of_another_encoding(roofs, tmp_path):
+    roofs.to_parquet(tmp_path / "r.parquet", geometry_encoding="geoarrow")
+    assert read_labels(tmp_path / "r.parquet", where="size = 3").roofs.geometry.bounds.minx.tolist() == [4]
+
+
+def test_columns_of_several_files(roofs, tmp_path):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    write(roofs.assign(flag=[True, False, True, False], code=[1, 2, 3, 4]), folder / "a.parquet")
+    write(roofs.assign(code=["1", "x", "y", "z"]), folder / "b.gpkg")
+    write(roofs.assign(size=[1.5, 2.5, 3.5, 4.5]), folder / "c.fgb")
+    ids = {sql: read_labels(folder, where=sql).roofs["id"].tolist() for sql in (
+        "flag = 'True'", "code = '1'", "size > 3 AND size < 4", "code IS NULL AND size < 2", "fid = 4",
+    )}  # fmt: skip
+    assert list(ids.values()) == [
+        ["a.parquet feature 0", "a.parquet feature 2"], ["a.parquet feature 0", "b.gpkg feature 1"],
+        [name for name in ids["size > 3 AND size < 4"] if name.startswith("c.fgb")],
+        ids["code IS NULL AND size < 2"], ["b.gpkg feature 1"],
+    ]  # fmt: skip
+    assert len(ids["size > 3 AND size < 4"]) == len(ids["code IS NULL AND size < 2"]) == 1
+    whole = write(roofs.assign(flag=[True, False, True, False]), tmp_path / "r.parquet")
+    assert read_labels(whole, where="flag = 1").roofs["id"].tolist() == ["feature 0", "feature 2"]
 
 
 def test_real_roofs():

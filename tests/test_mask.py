@@ -9,8 +9,10 @@ import shapely
 from affine import Affine
 from conftest import TRANSFORM, UTM, real
 from rasterio.crs import CRS
+from rasterio.features import rasterize
 
-from mask.mask import draw, extent, footprint, local_crs, main, roof_mask, touching
+from mask.mask import draw, footprint, main, place_group, roof_mask, touching
+from roofkit.misplaced import Spots, extent, local_crs
 from roofkit.raster import Grid
 
 METAL = "\"roof:material\" IN ('tin','metal')"
@@ -43,6 +45,18 @@ def test_draw_takes_pixels_whose_centre_is_inside():
     assert not draw([], Affine.identity(), (2, 3)).any()
 
 
+@pytest.mark.parametrize("all_touched", [False, True])
+def test_draw_is_what_gdal_draws_shape_by_shape(all_touched):
+    generator = np.random.default_rng(0)
+    corners = np.round(generator.random((30, 2)) * 40, 1)  # some on the centres and the edges of pixels
+    shapes = [shapely.box(x, y, x + width, y + 3.5) for (x, y), width in zip(corners, generator.random(30) * 9)]
+    shapes += [shapely.Point(20, 20).buffer(9).difference(shapely.Point(21, 19).buffer(4)), shapes[0].union(shapes[1])]
+    to = Affine.rotation(10) @ Affine.translation(-3, 2)
+    expected = rasterize([(shape, 1) for shape in shapes], (45, 50), transform=to, all_touched=all_touched)
+    assert np.array_equal(draw(shapes, to, (45, 50), all_touched=all_touched), expected)
+    assert 0.1 < expected.mean() < 0.9
+
+
 def test_draw_on_a_turned_grid():
     turned = Affine(0, 1, 0, 1, 0, 0)  # x is the row, y the column
     assert draw([shapely.box(0, 0, 1, 2)], turned, (2, 3)).tolist() == [[True, True, False], [False, False, False]]
@@ -58,11 +72,15 @@ def test_roof_mask():
     assert valid.tolist() == [[True, True, False, True, False]]
 
 
-def test_touching_gives_each_outline_its_shapes():
-    shapes = np.array([shapely.box(0, 0, 1, 1), shapely.box(5, 0, 6, 1), shapely.box(0, 0, 6, 1)])
-    outlines = [shapely.box(4, 0, 7, 1), shapely.box(20, 0, 21, 1), shapely.box(-1, 0, 0.5, 1)]
-    assert [rows.tolist() for rows in touching(shapes, outlines)] == [[1, 2], [], [0, 2]]
-    assert [rows.tolist() for rows in touching(np.array([], object), outlines)] == [[], [], []]
+@pytest.mark.parametrize("turn", [0, 90, 45])
+def test_touching_gives_the_pairs_that_share_a_point(turn):
+    grids = [Grid(CRS.from_string(UTM), Affine.rotation(turn) @ Affine.translation(x, 0), 1, 3) for x in (4, 20, -2.5)]
+    boxes = [shapely.box(0, 0, 1, 1), shapely.box(5, 0, 6, 1), shapely.box(0, 0, 6, 1), shapely.box(6.5, 0.5, 8, 2)]
+    shapes = shapely.transform([*boxes, None], lambda xy: np.column_stack(Affine.rotation(turn) @ xy.T))
+    utm = CRS.from_string(UTM).to_wkt()
+    rows, found = touching(shapes, place_group(utm, [7, 8, 9], grids))
+    assert sorted(zip(rows.tolist(), found.tolist())) == [(0, 2), (1, 0), (2, 0), (2, 2), (3, 0)]
+    assert [len(found) for found in touching(np.array([], object), place_group(utm, [7], grids[:1]))] == [0, 0]
 
 
 def test_footprint_and_extent():
@@ -190,6 +208,104 @@ def test_large_frames_are_drawn_in_windows(monkeypatch, make_raster, tmp_path):
         assert np.array_equal(whole, parts)
 
 
+@pytest.mark.parametrize("ignore", [(), ("--ignore", "kind = 'unknown'")])
+def test_a_large_frame_is_drawn_once_where_nothing_can_be_invalid(monkeypatch, make_raster, tmp_path, ignore):
+    monkeypatch.setattr("mask.mask.WINDOW", 16)
+    make_raster(np.ones((40, 56), "uint8"), "frames/all.tif")
+    rows = {"tin": pixel_box(3, 2, 30, 20), "unknown": pixel_box(20, 10, 25, 15)}
+    labels = write_labels(tmp_path / "r.gpkg", rows)
+    drawn = []
+    monkeypatch.setattr("mask.mask.draw", lambda *a, **k: drawn.append(len(a[0])) or draw(*a, **k))
+    assert run(tmp_path / "frames", labels, tmp_path / "masks", "--where", "kind = 'tin'", *ignore) == 0
+    assert read(tmp_path / "masks" / "all.tif")[1].all()
+    assert len(drawn) == 2 * 12 + (2 if ignore else 0)  # windows; that which a polygon of unknown class is in
+    assert sum(drawn) < 24
+
+
+def test_batches_of_labels_change_nothing(monkeypatch, place):
+    folder, labels = place
+    sql = ("--where", "kind = 'tin'", "--ignore", "kind = 'unknown'")
+    contents = []
+    for batch in (1, 2, 100):
+        monkeypatch.setattr("roofkit.label_files.BATCH", batch)
+        assert run(folder / "frames", labels, folder / f"masks{batch}", *sql) == 0
+        contents.append({path.name: path.read_bytes() for path in (folder / f"masks{batch}").iterdir()})
+    assert contents[0] == contents[1] == contents[2]
+    assert sorted(contents[0]) == [".mask.ledger.jsonl", "a.tif", "b.tif"]
+
+
+def test_the_order_of_features_changes_no_key(place):
+    folder, labels = place
+    turned = folder / "turned.gpkg"
+    gpd.read_file(labels).iloc[::-1].to_file(turned)
+    for path in (labels, turned):
+        assert run(folder / "frames", path, folder / path.stem) == 0
+    ledgers = [(folder / path.stem / ".mask.ledger.jsonl").read_bytes() for path in (labels, turned)]
+    assert ledgers[0] == ledgers[1]
+
+
+def test_only_what_a_mask_is_made_from_remakes_it(place, make_raster, capsys):
+    folder, labels = place
+    arguments = (folder / "frames", labels, folder / "masks", "--json")
+
+    def made() -> int:
+        assert run(*arguments) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])["masks_made"]
+
+    assert made() == 2
+    make_raster(np.zeros((3, 12, 16), "uint16"), "frames/a.tif")  # other pixels, all of them valid as before
+    assert made() == 0
+    make_raster(np.zeros((3, 12, 16), "uint16"), "frames/a.tif", transform=TRANSFORM @ Affine.translation(1, 0))
+    assert made() == 1
+    make_raster(np.ones((3, 12, 16), "uint16"), "frames/a.tif", nodata=0)
+    assert made() == 1
+    make_raster(np.eye(16, dtype="uint16")[:12], "frames/a.tif", nodata=0)
+    assert made() == 1
+    assert np.array_equal(read(folder / "masks" / "a.tif")[1] != 0, np.eye(16)[:12] == 1)
+
+
+def test_shards_give_what_one_run_gives(place, make_raster, capsys):
+    folder, labels = place
+    for number in range(3):
+        make_raster(np.ones((1, 8, 8), "uint8"), f"frames/c{number}.tif", transform=TRANSFORM @ Affine.scale(0.5))
+    sql = ("--where", "kind = 'tin'", "--ignore", "kind = 'unknown'")
+    assert run(folder / "frames", labels, folder / "one", *sql, "--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    for shard in range(7):  # two of which have no frame
+        assert run(folder / "frames", labels, folder / "many", *sql, "--shard", f"{shard}/7", "--json") == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["masks_made"] == (shard < 5)
+        assert (report["features"], report["selected"]) == (5, 3)
+    assert run(folder / "frames", labels, folder / "many", *sql, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["masks_made"], report["masks_kept"]) == (0, 5)
+    same = ("on_imagery", "ignored", "empty_masks", "roof_fraction", "valid_fraction")
+    assert [report[name] for name in same] == [whole[name] for name in same]
+    one, many = ({path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in ("one", "many"))
+    assert one == many
+
+
+def test_a_shard_opens_its_own_frames_alone(place):
+    folder, labels = place
+    (folder / "frames" / "b.tif").write_text("rubbish")
+    assert run(folder / "frames", labels, folder / "masks", "--shard", "0/2") == 0
+    assert run(folder / "frames", labels, folder / "masks", "--shard", "1/2") == 1
+    assert run(folder / "frames", labels, folder / "masks") == 1
+
+
+def test_no_roof_on_the_frames_of_a_shard(place, capsys):
+    folder, _ = place
+    labels = write_labels(folder / "one.gpkg", {"tin": pixel_box(2, 1, 6, 4)})  # in a only
+    for shard in (0, 1):
+        assert run(folder / "frames", labels, folder / "masks", "--shard", f"{shard}/2", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["on_imagery"] == 0
+    assert run(folder / "frames", labels, folder / "masks") == 0
+    labels = write_labels(folder / "far.gpkg", {"tin": pixel_box(900, 1, 906, 4)})
+    assert run(folder / "frames", labels, folder / "none", "--shard", "0/2") == 0
+    assert "no roof lies on the imagery" in failure(capsys, folder / "frames", labels, folder / "none")
+    assert not list((folder / "none").glob(".*polygons"))
+
+
 def test_every_core_gives_the_same(monkeypatch, place):
     folder, labels = place
     monkeypatch.setattr("mask.mask.POOL_FROM", 1)
@@ -214,6 +330,15 @@ def test_labels_on_the_wrong_continent(place, capsys):
     assert "the labels span -43.7000..-43.6000, -23.0000..-22.9000 in EPSG:4326" in line
     assert "No usual CRS brings them together" in line
     assert not (folder / "masks" / "a.tif").exists()
+
+
+def test_spots_remember_a_part_of_very_many(monkeypatch):
+    monkeypatch.setattr("roofkit.misplaced.MOST", 10)
+    spots = Spots()
+    for start in range(0, 99, 9):
+        spots.add(np.array([shapely.box(x, -x, x + 1, 0) for x in range(start, start + 9)]))
+    assert spots.bounds == (0, -98, 99, 0)
+    assert spots.boxes[:, 0].tolist() == list(range(0, 99, 16))
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,13 @@ class OpenVinoInference(Inference):
     def __init__(self, loaded: LoadedModel, openvino: ModuleType, threads: int | None = None) -> None:
         self.loaded = loaded
         self._core = openvino.Core()
-        self._options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _precision(self._core)}
+        self._options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": _precision(self._core),
+            "ENABLE_CPU_PINNING": False,  # a pinned thread waits while something else has its core: a reader, a worker
+        }
         if threads:
-            self._options["INFERENCE_NUM_THREADS"] = str(threads)
+            self._options["INFERENCE_NUM_THREADS"] = threads
         self._networks: dict[Shape, _Network] = {}
         rows, cols = (size or usual for size, usual in zip(loaded.input_size, loaded.frame_size))
         self._network((rows, cols, loaded.channels))  # what fails, fails before the work
@@ -206,11 +210,12 @@ def _library(runtime: Runtime) -> ModuleType | None:
     Raises:
         SettingsError: It is asked for, and not installed, or Keras does not run on TensorFlow.
     """
-    keras = start_keras()
-    if runtime == "keras" or (runtime == "auto" and keras.distribution.list_devices("gpu")):
+    if runtime == "keras":
         return None
+    keras = start_keras()
     backend = keras.backend.backend()
-    openvino = _import_openvino() if backend == "tensorflow" else None
+    fits = backend == "tensorflow" and (runtime == "openvino" or not keras.distribution.list_devices("gpu"))
+    openvino = _import_openvino() if fits else None
     if openvino or runtime == "auto":
         return openvino
     if backend == "tensorflow":
