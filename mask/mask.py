@@ -62,7 +62,7 @@ if TYPE_CHECKING:  # imported late: these would make --help and every worker pro
 ROOF = 255
 WINDOW = 1024  # side of the windows that a large frame is drawn in: whole blocks
 GROUP, AT_ONCE = 16, 4  # masks that a worker is given at once, and writes at once
-POOL_FROM = 128  # masks below which starting worker processes takes longer than drawing
+POOL_FROM = 128  # windows below which starting worker processes takes longer than drawing
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def mask_frames(frames: Path | Address, labels: LabelStream, dst: Path, *, setti
         todo = set(outputs.plan(keys))
         groups = grouped([task for task in tasks if task.mask_path.name in todo])
         work = partial(write_masks, settings=settings, rasters=rasters)
-        workers = run.workers if len(todo) >= POOL_FROM else 1
+        workers = run.workers if sum(len(task.parts) for group in groups for task in group) >= POOL_FROM else 1
         with closing(map_items(work, groups, workers=workers, scheduler=run.scheduler)) as done:
             written = (mask for masks in done for mask in masks)
             for name, counts in progress(written, len(todo), "mask", quiet=run.quiet):

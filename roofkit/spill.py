@@ -11,6 +11,7 @@ the next run.
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from roofkit.errors import OutputError
 
-LENGTH = np.dtype("<u4")  # of a shape, and of the list of lengths that precedes the shapes of a piece
+LENGTH = np.dtype("<u4")  # of a shape, which it precedes
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,14 @@ class Spill:
         """
         order = np.argsort(places, kind="stable")
         found, first = np.unique(places[order], return_index=True)
-        pieces = [_piece(sorted(part.tolist())) for part in np.split(shapes[order], first[1:]) if len(part)]
-        sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
-        ends = self._end + np.cumsum(sizes)
-        self._write(pieces)
+        ordered = shapes[order].tolist()
+        lengths = np.fromiter(map(len, ordered), LENGTH, len(ordered))
+        ends = np.concatenate([[0], np.cumsum(lengths + np.int64(LENGTH.itemsize))]) + self._end
+        self._write(chain.from_iterable(zip(lengths.view("V4").tolist(), ordered)))
+        starts = ends[first]
         self._places.append(found)
-        self._spans.append(np.column_stack([ends - sizes, sizes]))
-        self._end = int(ends[-1]) if len(ends) else self._end
+        self._spans.append(np.column_stack([starts, np.diff(starts, append=ends[-1])]))
+        self._end = int(ends[-1])
 
     def pieces(self, count: int) -> list[Pieces]:
         """The pieces of places 0 to `count` - 1; nothing can be added any more."""
@@ -109,20 +111,10 @@ def spilled(path: Path, *, leftovers: str = "") -> Iterator[Spill]:
         path.unlink(missing_ok=True)
 
 
-def _piece(shapes: list[bytes]) -> bytes:
-    """How many shapes, the length of each, and the shapes."""
-    lengths = np.array([len(shapes), *map(len, shapes)], LENGTH)
-    return b"".join([lengths.tobytes(), *shapes])
-
-
 def _read_piece(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:
     file.seek(start)
-    data = file.read(size)
-    count = int(np.frombuffer(data, LENGTH, 1)[0])
-    ends = LENGTH.itemsize * (1 + count) + np.cumsum(
-        np.frombuffer(data, LENGTH, count, LENGTH.itemsize), dtype=np.int64
-    )
-    first = LENGTH.itemsize * (1 + count)
-    for end in ends.tolist():
-        yield data[first:end]
-        first = end
+    data, place = file.read(size), LENGTH.itemsize
+    while place < size:
+        end = place + int.from_bytes(data[place - LENGTH.itemsize : place], "little")
+        yield data[place:end]
+        place = end + LENGTH.itemsize
