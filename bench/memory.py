@@ -6,9 +6,10 @@ memory   Scenes of --sides pixels a side, sparse: a few per mille of their block
          every process that it starts is looked at every 50 ms. The largest one is to stay under 600 MB; for predict,
          what a process needs that loads the model and does nothing else is taken off. The line is flat when the largest
          scene takes at most 10 % more than the one before it; narrow scenes leave caches of 64 MB unfilled.
-growth   Dense scenes of --dense, 2 and 4 times as many pixels a side: processor seconds (of all processes) and seconds
-         for each million pixels, the medians of --rounds. What a scene of 64 pixels takes is taken off as start-up. No
-         scene is to take 10 % more for a pixel than the smallest one.
+growth   Dense scenes of --dense, 2 and 4 times as many pixels a side: processor seconds and seconds for each million
+         pixels, the medians of --rounds, with --workers 1, since worker processes start only where they pay. What a
+         scene of 64 pixels takes is taken off as start-up. No scene is to take 10 % more for a pixel than the smallest.
+         Sides of 2500 and 5000 fill chips of 640 pixels as far as 2 and 4 times these do.
 startup  Each script's -h, and each stage once more when all is finished: under 0.5 s and 1 s, the medians of 5.
 Scenes and finished measurements are kept in OUT; measurements are repeated with --again. 100,000 pixels a side take
 hours: start with --sides 12500 25000. Memory of several processes is read from /proc, so on Linux only.
@@ -25,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -334,16 +336,15 @@ class Bench:
             alone(make_ground, folder, side, share, bands)
         return folder
 
-    def run(self, case: str, folder: Path, *, again: bool = True, watch: bool = False) -> Cost:
+    def run(self, case: str, folder: Path, *options: str, watch: bool = False) -> Cost:
         """Run one case on the scene of a folder; what it reads is made first where it is not there."""
         if CASES[case].startswith("chips") and not (folder / "chips").exists():
-            self.run("chip", folder)
+            self.run("chip", folder, "--overwrite")
         if "{model}" in CASES[case] and not (self.out / self.model).exists():
             alone(make_model, self.out / self.model, self.options.bands)
         stage = case.split(",")[0]
         line = [sys.executable, str(ROOT / stage / f"{stage}.py"), *CASES[case].format(model=self.model).split()]
-        line += ["--settings", "../settings.json", "--quiet", *["--overwrite"] * again]
-        return measure(line, folder, watch=watch)
+        return measure([*line, "--settings", "../settings.json", "--quiet", *options], folder, watch=watch)
 
     def memory(self) -> list[Row]:
         """Rows on memory; a stage that is run once more has nothing to do."""
@@ -359,8 +360,8 @@ class Bench:
     def _memory_of(self, case: str, side: int) -> dict[str, Any]:
         def make() -> dict[str, Any]:
             folder = self.ground(side, FILLED)
-            cost = self.run(case, folder, watch=True)
-            return asdict(cost) | {"idle_seconds": self.run(case, folder, again=False).seconds}
+            cost = self.run(case, folder, "--overwrite", watch=True)
+            return asdict(cost) | {"idle_seconds": self.run(case, folder).seconds}
 
         return dict(self.kept.get(f"memory: {case}: {side:,}, {self.options.bands} bands", make))
 
@@ -376,9 +377,11 @@ class Bench:
             for side in sides:
                 for case in cases:
                     key = f"growth: {case}: {side:,}, {self.options.bands} bands, round {number + 1}"
-                    make = lambda case=case, side=side: asdict(self.run(case, self.ground(side, 1)))  # noqa: E731
-                    found[case][side].append(self.kept.get(key, make))
+                    found[case][side].append(self.kept.get(key, partial(self._growth_of, case, side)))
         return [row for case in cases for row in growth_rows(case, found[case])]
+
+    def _growth_of(self, case: str, side: int) -> dict[str, Any]:
+        return asdict(self.run(case, self.ground(side, 1), "--overwrite", "--workers", "1"))
 
     def startup(self) -> list[Row]:
         """Rows on starting."""
@@ -513,7 +516,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="one of them")
     parser.add_argument("--stages", nargs="+", metavar="STAGE", help="these alone")
     parser.add_argument("--sides", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
-    parser.add_argument("--dense", type=int, default=2500, metavar="N", help="side of the smallest dense scene")
+    parser.add_argument("--dense", type=int, default=5000, metavar="N", help="side of the smallest dense scene")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bands", type=int, default=4)
     parser.add_argument("--sample", type=int, default=1000, help="pixels of a raster that flatten takes")
