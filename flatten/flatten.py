@@ -14,7 +14,6 @@ pixels of each file without replacement; which ones depends on the file's name a
 
 import argparse
 import hashlib
-import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -444,8 +443,8 @@ class _Csv:
     """A table as lines of text."""
 
     @staticmethod
-    def make(taken: Taken, *, dtype: np.dtype) -> bytes:
-        """Lines. A double that is rounded to decimals prints as those decimals, a float32 so that it reads back.
+    def make(taken: Taken, *, dtype: np.dtype) -> Any:
+        """Lines (a pyarrow.Buffer). A double rounded to decimals prints as those, a float32 so that it reads back.
 
         What the bands of a pixel share is turned into text once.
         """
@@ -455,20 +454,19 @@ class _Csv:
         degrees = {"latitude": np.round(latitude, CSV_DECIMALS), "longitude": np.round(longitude, CSV_DECIMALS)}
         table = pl.DataFrame({**degrees, "row": rows, "pixel": cols} | {str(i): v for i, v in enumerate(values, 1)})
         pixel = pl.concat_str(table.columns[:4], separator=",").alias("pixel")
-        bands = [pl.concat_str("pixel", pl.lit(band), pl.col(band), separator=",") for band in table.columns[4:]]
-        text = table.lazy().with_columns(pixel).select(pl.concat_str(bands, separator="\n")).collect()
-        lines = io.BytesIO()
-        text.write_csv(lines, include_header=False, quote_style="never")
-        return lines.getvalue()
+        parts = [(pl.col("pixel"), pl.lit(f",{band},"), pl.col(band), pl.lit("\n")) for band in table.columns[4:]]
+        text = table.lazy().with_columns(pixel).select(lines=pl.concat_str(chain.from_iterable(parts))).collect()
+        lines = text["lines"].rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+        return lines.buffers()[2]  # of all strings, one after the other
 
     @classmethod
-    def write(cls, lines: Iterable[bytes], file: BinaryIO) -> None:
+    def write(cls, lines: Iterable[Any], file: BinaryIO) -> None:
         """Write the table."""
         file.write(f"{','.join(COLUMNS)}\n".encode())
         cls.write_part(lines, file)
 
     @staticmethod
-    def write_part(lines: Iterable[bytes], file: BinaryIO) -> None:
+    def write_part(lines: Iterable[Any], file: BinaryIO) -> None:
         """Write a shard's part of the table."""
         for part in lines:
             file.write(part)

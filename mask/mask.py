@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
-from itertools import count, pairwise
+from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from rasterio.windows import Window
 from roofkit.addresses import Address, path_or_address
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
+from roofkit.drawing import fill
 from roofkit.errors import BadInputError, MismatchError
 from roofkit.pairs import by_stem
 from roofkit.paths import find_labels
@@ -51,7 +53,7 @@ from roofkit.raster import (
 from roofkit.settings import MaskArgs, RasterArgs
 from roofkit.shards import share_of
 from roofkit.spill import Pieces, Spill, spilled
-from roofkit.workers import map_items, map_threads
+from roofkit.workers import ahead, cores, map_items, map_threads, started
 
 if TYPE_CHECKING:  # imported late: these would make --help and every worker process wait
     from pyproj import CRS
@@ -61,7 +63,7 @@ if TYPE_CHECKING:  # imported late: these would make --help and every worker pro
 
 ROOF = 255
 WINDOW = 1024  # side of the windows that a large frame is drawn in: whole blocks
-GROUP, AT_ONCE = 16, 4  # masks that a worker is given at once, and writes at once
+GROUP, AT_ONCE = 16, 1  # masks that a worker is given at once, and writes at once
 POOL_FROM = 128  # windows below which starting worker processes takes longer than drawing
 
 
@@ -130,10 +132,10 @@ def draw(shapes: Sequence[Any], transform: Affine, size: tuple[int, int], *, all
         size: Rows and columns.
         all_touched: Every pixel that a polygon touches.
     """
-    if not len(shapes):
-        return np.zeros(size, bool)
+    if not (all_touched and len(shapes)):
+        return fill(shapes, transform, size)
     together = {"type": "MultiPolygon", "coordinates": coordinates_of(shapes)}
-    return rasterize([together], size, transform=transform, all_touched=all_touched, dtype="uint8").view(bool)
+    return rasterize([together], size, transform=transform, all_touched=True, dtype="uint8").view(bool)
 
 
 def coordinates_of(shapes: Sequence[Any]) -> list[list[list[list[float]]]]:
@@ -196,40 +198,71 @@ def touching(shapes: NDArray[Any], places: Places) -> tuple[NDArray[np.intp], ND
     return rows[touch], found[touch]
 
 
-def mask_frames(frames: Path | Address, labels: LabelStream, dst: Path, *, settings: MaskArgs, run: Run) -> MaskReport:
+def mask_frames(
+    frames: Path | Address, labels: Callable[[], LabelStream], dst: Path, *, settings: MaskArgs, run: Run
+) -> MaskReport:
     """Draw the mask of every frame into `dst`.
+
+    Args:
+        frames: A frame, or a folder of them.
+        labels: Opens the polygons; while it does, the frames are looked at.
+        dst: The folder for the masks.
+        settings: The stage's own.
+        run: The rest.
 
     Raises:
         MissingInputError, BadInputError: A frame is absent, not readable or without CRS.
         MismatchError: The labels lie on no frame, or two frames have one name.
     """
-    paths = list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values())
-    found = find_frames(share_of(paths, run.shard), dst)
-    rasters = run.settings.raster_args
+    paths = share_of(list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values()), run.shard)
     outputs = Outputs(dst, "mask", overwrite=run.overwrite, shard=run.shard)
-    with outputs, spill_in(dst, run) as spill:
-        tasks, on_imagery = with_polygons(found, labels, spill, others=bool(run.shard))
-        keys = {task.mask_path.name: mask_key(task, settings, rasters) for task in tasks}
-        todo = set(outputs.plan(keys))
-        groups = grouped([task for task in tasks if task.mask_path.name in todo])
-        work = partial(write_masks, settings=settings, rasters=rasters)
-        workers = run.workers if sum(len(task.parts) for group in groups for task in group) >= POOL_FROM else 1
-        with closing(map_items(work, groups, workers=workers, scheduler=run.scheduler)) as done:
-            written = (mask for masks in done for mask in masks)
-            for name, counts in progress(written, len(todo), "mask", quiet=run.quiet):
-                outputs.record(name, keys[name], **counts)
-        outputs.finish()
-        facts = [outputs.facts(name) for name in keys]
-    return report_of(dst, labels, facts, made=len(todo), on_imagery=on_imagery)
+    several = len(paths) >= POOL_FROM and not run.scheduler
+    workers = (run.workers or cores()) if several else 1
+    with outputs, started(workers) as pool, found_frames(paths, dst, pool) as found:
+        stream = labels()
+        with ahead(stream) as batches, spill_in(dst, run) as spill:
+            tasks, on_imagery = with_polygons(list(found), stream, batches, spill, others=bool(run.shard))
+            facts, made = draw_frames(tasks, outputs, pool, settings=settings, run=run)
+    return report_of(dst, stream, facts, made=made, on_imagery=on_imagery)
+
+
+def draw_frames(
+    tasks: Sequence[Frame], outputs: Outputs, pool: ProcessPoolExecutor | None, *, settings: MaskArgs, run: Run
+) -> tuple[list[dict[str, Any]], int]:
+    """Write the masks that are not finished; what is recorded of all, and how many were made."""
+    rasters = run.settings.raster_args
+    keys = {task.mask_path.name: mask_key(task, settings, rasters) for task in tasks}
+    todo = set(outputs.plan(keys))
+    groups = grouped([task for task in tasks if task.mask_path.name in todo])
+    work = partial(write_masks, settings=settings, rasters=rasters)
+    workers = run.workers if sum(len(task.parts) for group in groups for task in group) >= POOL_FROM else 1
+    with closing(map_items(work, groups, workers=workers, scheduler=run.scheduler, pool=pool)) as done:
+        written = (mask for masks in done for mask in masks)
+        for name, counts in progress(written, len(todo), "mask", quiet=run.quiet):
+            outputs.record(name, keys[name], **counts)
+    outputs.finish()
+    return [outputs.facts(name) for name in keys], len(todo)
+
+
+@contextmanager
+def found_frames(
+    paths: Sequence[Path | Address], dst: Path, pool: ProcessPoolExecutor | None
+) -> Iterator[Iterator[Frame]]:
+    """The frames, each with the name of its mask, looked at from now on by a pool or in threads.
+
+    Raises:
+        MissingInputError, BadInputError: A frame is absent, not readable or without CRS; when it is asked for.
+    """
+    groups = [paths[first : first + GROUP] for first in range(0, len(paths), GROUP)]
+    work = partial(find_frames, dst=dst)
+    coming = map_items(work, groups, pool=pool) if pool else map_threads(work, groups)
+    with ahead(coming, len(groups)) as found:
+        yield chain.from_iterable(found)
 
 
 def find_frames(paths: Sequence[Path | Address], dst: Path) -> list[Frame]:
-    """The frames, each with the name of its mask.
-
-    Raises:
-        MissingInputError, BadInputError: A frame is absent, not readable or without CRS.
-    """
-    return list(map_threads(partial(find_frame, dst=dst), paths))
+    """Frames, looked at."""
+    return [find_frame(path, dst) for path in paths]
 
 
 def find_frame(path: Path | Address, dst: Path) -> Frame:
@@ -239,8 +272,15 @@ def find_frame(path: Path | Address, dst: Path) -> Frame:
     if grid.crs is None:
         advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."
         raise BadInputError(str(path), "no CRS", "a georeferenced frame, on which polygons can be placed", advice)
+    grid = replace(grid, crs=same_crs(grid.crs.to_wkt()))
     place = fingerprint(grid.crs.to_wkt(), list(grid.transform), grid.height, grid.width)
     return Frame(path, dst / f"{path.stem}.tif", grid, is_valid, place if is_valid else raster_digest(path))
+
+
+@cache
+def same_crs(wkt: str) -> Any:
+    """The CRS of that text: one for all frames, which makes them small on their way to other processes."""
+    return rasterio.crs.CRS.from_wkt(wkt)
 
 
 def spill_in(dst: Path, run: Run) -> AbstractContextManager[Spill]:
@@ -251,13 +291,14 @@ def spill_in(dst: Path, run: Run) -> AbstractContextManager[Spill]:
 
 
 def with_polygons(
-    frames: Sequence[Frame], labels: LabelStream, spill: Spill, *, others: bool = False
+    frames: Sequence[Frame], labels: LabelStream, batches: Iterable[LabelBatch], spill: Spill, *, others: bool = False
 ) -> tuple[list[Frame], int]:
     """The frames with the polygons that touch each, and how many roofs lie on any frame.
 
     Args:
         frames: Those that this run works on.
-        labels: Gone through once.
+        labels: Where the polygons come from.
+        batches: They.
         spill: Where the polygons go.
         others: There are other frames, on which the roofs may lie.
 
@@ -267,7 +308,7 @@ def with_polygons(
     from roofkit.misplaced import Spots
 
     groups, roofs, on_imagery = places_of(frames), Spots(), 0
-    for batch in labels:
+    for batch in batches:
         on_imagery += spill_batch(batch, labels, groups, spill)
         roofs.add(batch.shapes[batch.roof])
     if not (on_imagery or others):
@@ -394,6 +435,17 @@ def valid_in(src: DatasetReader | None, window: Window) -> Valid:
     return read_valid(src, window) if src else np.ones((int(window.height), int(window.width)), bool)
 
 
+def opened_labels(path: Path, settings: MaskArgs) -> LabelStream:
+    """The polygons of a file or folder; a warning where settings do not say which are roofs, and they should."""
+    from roofkit.labels import open_labels
+
+    labels = open_labels(path, where=settings.where, ignore=settings.ignore, layer=settings.layer)
+    if labels.unused:
+        advice = "Select with --where SQL, or mask_args.where."
+        say(f"warning: {path}: every polygon counts as roof, but {labels.unused}. {advice}")
+    return labels
+
+
 def report_of(dst: Path, labels: LabelStream, facts: list[dict[str, Any]], *, made: int, on_imagery: int) -> MaskReport:
     """The report, from what was recorded with each mask."""
     pixels, valid, roof = (sum(fact[name] for fact in facts) for name in ("pixels", "valid", "roof"))
@@ -417,17 +469,11 @@ def report_of(dst: Path, labels: LabelStream, facts: list[dict[str, Any]], *, ma
 
 def mask(options: argparse.Namespace, run: Run) -> MaskReport:
     """The stage, with what the command line says."""
-    from roofkit.labels import open_labels
-
     given = {name: getattr(options, name) for name in ("where", "ignore", "layer", "all_touched")}
     settings = run.block("mask_args", given)
     path = options.labels or find_labels(run.paths.labels)
-    labels = open_labels(path, where=settings.where, ignore=settings.ignore, layer=settings.layer)
-    if labels.unused:
-        advice = "Select with --where SQL, or mask_args.where."
-        say(f"warning: {path}: every polygon counts as roof, but {labels.unused}. {advice}")
     frames, dst = options.frames or run.paths.chips, options.dst or run.paths.masks
-    return mask_frames(frames, labels, dst, settings=settings, run=run)
+    return mask_frames(frames, partial(opened_labels, path, settings), dst, settings=settings, run=run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ from roofkit.addresses import Address
 from roofkit.artifacts import committed, digests, fingerprint
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.settings import RasterArgs
-from roofkit.tiff import BlockFile, blocks_of
+from roofkit.tiff import BlockFile, blocks_of, deflated, deflated_bits
 
 DRIVERS = {"tif": "GTiff", "tiff": "GTiff", "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG"}
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -42,7 +42,6 @@ IN_MEMORY = 64 * 2**20  # bytes of pixels up to which a new raster is made in me
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a PNG, with its checksum
 THREADS = 4  # that encode the windows of a large raster
 BIG_FROM = 2**31  # bytes of pixels from which a file is BigTIFF, whatever they shrink to
-CLASSES_LEVEL = 4  # of deflate: half the time of 6, and about the size that 6 makes with a predictor
 TAIL = 1024  # bytes at the end of a file in which it must be
 Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
@@ -365,16 +364,17 @@ def _mask_of(valid: Valid | None) -> Pixels | None:
 
 
 class _BlockWriter(RasterWriter):
-    """A large GeoTIFF on its way to the disk: windows are encoded in threads and appended in the order of `write`."""
+    """A GeoTIFF on its way to the disk: windows are encoded, in threads, and appended in the order of `write`."""
 
-    def __init__(self, file: BinaryIO, profile: dict[str, Any]) -> None:
+    def __init__(self, file: BinaryIO, profile: dict[str, Any], *, threads: int) -> None:
         self._profile = profile | {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
         self._size = profile["height"], profile["width"]
         self._names: Sequence[str] = ()
         self._big = np.prod(self._size) * profile["count"] * np.dtype(profile["dtype"]).itemsize > BIG_FROM
         down, across = (-(-side // BLOCK) for side in self._size)
         self._blocks = BlockFile(file, (down, across), big=self._big)
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._pool = ThreadPoolExecutor(threads) if threads else None
+        self._threads = threads
         self._coming: deque[tuple[Window, Future[list[list[bytes]]]]] = deque()
 
     @property
@@ -388,15 +388,20 @@ class _BlockWriter(RasterWriter):
         for start, length, side in zip((window.row_off, window.col_off), (window.height, window.width), self._size):
             if start % BLOCK or (length % BLOCK and start + length != side):
                 raise ValueError(f"{window} is not made of whole blocks")
-        options = self._profile | {"height": int(window.height), "width": int(window.width), "sparse_ok": False}
-        self._coming.append((window, self._pool.submit(_encoded, pixels, mask, options)))
-        while len(self._coming) > THREADS:
-            self._append()
+        if self._pool is None:
+            self._append(window, _encoded(pixels, mask, self._profile))
+            return
+        self._coming.append((window, self._pool.submit(_encoded, pixels, mask, self._profile)))
+        while len(self._coming) > self._threads:
+            self._take()
 
-    def _append(self) -> None:
+    def _take(self) -> None:
         window, coming = self._coming.popleft()
+        self._append(window, coming.result())
+
+    def _append(self, window: Window, images: list[list[bytes]]) -> None:
         across = -(-int(window.width) // BLOCK)
-        for image, blocks in enumerate(coming.result()):
+        for image, blocks in enumerate(images):
             for number, block in enumerate(blocks):
                 row, col = window.row_off // BLOCK + number // across, window.col_off // BLOCK + number % across
                 self._blocks.append(image, int(row), int(col), block)
@@ -404,7 +409,7 @@ class _BlockWriter(RasterWriter):
     def finish(self) -> None:
         """Write what is still being encoded, and the directory."""
         while self._coming:
-            self._append()
+            self._take()
         options = self._profile | {"bigtiff": "yes" if self._big else "no", "sparse_ok": True}
         with MemoryFile() as memory:
             with memory.open(**options) as dst:
@@ -416,13 +421,18 @@ class _BlockWriter(RasterWriter):
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
 
 
 def _encoded(pixels: Pixels, mask: Pixels | None, profile: dict[str, Any]) -> list[list[bytes]]:
     """The encoded blocks of a window and, where it has one, of its mask."""
+    if profile.get("compress") == "deflate":
+        blocks = [deflated(pixels, BLOCK, profile["predictor"])]
+        return blocks if mask is None else [*blocks, deflated_bits(mask, BLOCK)]
+    options = profile | {"height": pixels.shape[1], "width": pixels.shape[2], "sparse_ok": False}
     with gdal_env(), MemoryFile() as memory:
-        with memory.open(**profile) as dst:
+        with memory.open(**options) as dst:
             dst.write(pixels)
             if mask is not None:
                 dst.write_mask(mask)
@@ -430,9 +440,9 @@ def _encoded(pixels: Pixels, mask: Pixels | None, profile: dict[str, Any]) -> li
 
 
 @contextlib.contextmanager
-def _written_blocks(part: Path, profile: dict[str, Any]) -> Iterator[RasterWriter]:
+def _written_blocks(part: Path, profile: dict[str, Any], *, threads: int) -> Iterator[RasterWriter]:
     """A writer of blocks to `part`."""
-    with part.open("wb") as file, contextlib.closing(_BlockWriter(file, profile)) as writer:
+    with part.open("wb") as file, contextlib.closing(_BlockWriter(file, profile, threads=threads)) as writer:
         yield writer
         writer.finish()
 
@@ -468,7 +478,9 @@ def _written(
 ) -> contextlib.AbstractContextManager[RasterWriter]:
     if cog:
         return _written_cog(part, profile)
-    return _written_memory(part, profile) if small else _written_blocks(part, profile)
+    if small and not (profile.get("tiled") and profile.get("compress") == "deflate"):
+        return _written_memory(part, profile)
+    return _written_blocks(part, profile, threads=0 if small else THREADS)
 
 
 @contextlib.contextmanager
@@ -507,7 +519,7 @@ def create_raster(
     profile = _profile(grid, bands, dtype, settings or RasterArgs())
     profile |= dict(nodata=nodata, photometric="rgb" if rgb else "minisblack", alpha="no", sparse_ok=sparse)
     if classes and "predictor" in profile:
-        profile |= dict(predictor=1, zlevel=CLASSES_LEVEL) if profile["compress"] == "deflate" else dict(predictor=1)
+        profile |= dict(predictor=1)
     small = grid.height * grid.width * bands * np.dtype(dtype).itemsize <= IN_MEMORY
     with committed(path) as part, gdal_env():
         try:

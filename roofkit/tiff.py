@@ -1,17 +1,19 @@
-"""TIFF files put together from blocks that something else has encoded.
+"""TIFF files put together from encoded blocks.
 
-GDAL encodes windows of a raster in memory; here the blocks are taken out of what it made and appended to one file, and
-at the end comes a directory in which only their places are new. So windows are encoded side by side, the bytes do not
-depend on how many threads did it, and every write to the disk is one whose errors the system reports: GDAL says
-nothing of a full disk when it closes a file. The layout is that of TIFF 6.0 or BigTIFF, little-endian.
+Windows of a raster are encoded in memory, here with ISA-L's deflate or by GDAL with any other codec; the blocks are
+appended to one file, and at the end comes a directory that GDAL made, in which only their places are new. So windows
+are encoded side by side, the bytes do not depend on how many threads did it, and every write to the disk is one whose
+errors the system reports: GDAL says nothing of a full disk when it closes a file. The layout is that of TIFF 6.0 or
+BigTIFF, little-endian.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 OFFSETS, COUNTS = 324, 325  # tags: where each block lies, and how many bytes it has
@@ -101,6 +103,58 @@ def blocks_of(data: bytes | memoryview) -> list[list[bytes]]:
         places = zip(fields[OFFSETS].numbers().tolist(), fields[COUNTS].numbers().tolist())
         found.append([bytes(data[start : start + count]) for start, count in places])
     return found
+
+
+def deflated(pixels: NDArray[Any], side: int, predictor: int) -> list[bytes]:
+    """The blocks of (bands, rows, cols), row by row, interleaved by pixel and compressed with deflate.
+
+    Level 1 of ISA-L makes blocks of imagery no larger than level 6 of zlib does, in about a tenth of the time.
+
+    Args:
+        pixels: uint8, uint16, int16 or float32.
+        side: Of a block, in pixels; blocks at the right and lower edge are filled up with 0.
+        predictor: 1: none; 2: differences along rows; 3: the same of the bytes of floating-point numbers.
+    """
+    bands = pixels.shape[0]
+    blocks = []
+    for part in _parts(pixels, side):
+        block = np.zeros((side, side, bands), pixels.dtype.newbyteorder("<"))
+        block[: part.shape[1], : part.shape[2]] = np.moveaxis(part, 0, 2)
+        blocks.append(isal_zlib.compress(PREDICTED[predictor](block), 1))
+    return blocks
+
+
+def deflated_bits(mask: NDArray[Any], side: int) -> list[bytes]:
+    """The same of a mask (rows, cols), one bit a pixel, as GDAL keeps a mask inside a file."""
+    blocks = []
+    for part in _parts(mask[None], side):
+        block = np.zeros((side, side), bool)
+        block[: part.shape[1], : part.shape[2]] = part[0]
+        blocks.append(isal_zlib.compress(np.packbits(block, axis=1), 1))
+    return blocks
+
+
+def _parts(pixels: NDArray[Any], side: int) -> Iterator[NDArray[Any]]:
+    for row in range(0, pixels.shape[1], side):
+        for col in range(0, pixels.shape[2], side):
+            yield pixels[:, row : row + side, col : col + side]
+
+
+def _differences(block: NDArray[Any]) -> NDArray[Any]:
+    """Predictor 2 of TIFF 6.0: each pixel less the one before it, which wraps around."""
+    different = block.copy()
+    different[:, 1:] -= block[:, :-1]
+    return different
+
+
+def _byte_differences(block: NDArray[Any]) -> NDArray[Any]:
+    """Predictor 3 (TIFF Technical Note 3): bytes of a row by their weight, then as predictor 2."""
+    rows, cols, bands = block.shape
+    planes = block.astype(block.dtype.newbyteorder(">")).view(np.uint8).reshape(rows, cols * bands, -1)
+    return _differences(np.swapaxes(planes, 1, 2).reshape(rows, -1, bands))
+
+
+PREDICTED = {1: lambda block: block, 2: _differences, 3: _byte_differences}
 
 
 class BlockFile:

@@ -1,5 +1,6 @@
 """Run one function over many items on all cores, in order, and end cleanly however the run ends: processes, threads."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -9,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import copy_context
+from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from roofkit.errors import OutputError
 
@@ -18,6 +20,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 4  # tasks waiting per worker: enough to keep it busy, few enough to keep memory flat
+_END = object()
 _made: dict[object, object] = {}
 _making = threading.Lock()
 
@@ -36,7 +39,12 @@ def once(key: object, make: Callable[[], Result]) -> Result:
 
 
 def map_items(
-    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int | None = None, scheduler: str | None = None
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    pool: ProcessPoolExecutor | None = None,
 ) -> Iterator[Result]:
     """`work(item)` for each item, in the order of `items`; the first error stops the rest.
 
@@ -45,6 +53,7 @@ def map_items(
         items: What to work on; each must survive pickling when there are several workers.
         workers: Processes; None: one for each core. With 1, or one item, everything runs in this process.
         scheduler: The address of a Dask scheduler, whose workers do it instead.
+        pool: Processes that are there already, of `started`.
 
     Wrap the call in `contextlib.closing`: an error in the loop over the results then first ends the workers.
 
@@ -58,13 +67,26 @@ def map_items(
         yield from map_on_cluster(work, items, scheduler)
         return
     count = min(workers or cores(), len(items))
+    with contextlib.nullcontext(pool) if pool else started(count) as running:
+        if running:
+            yield from _in_order(running, work, items, count * AHEAD)
+        else:
+            yield from map(work, items)
+
+
+@contextlib.contextmanager
+def started(count: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Worker processes that several calls of `map_items` share; None where one process is enough.
+
+    Raises:
+        OutputError: A worker process was killed (out of memory, most often).
+    """
     if count <= 1:
-        yield from map(work, items)
+        yield None
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        yield from _in_order(pool, work, items, count * AHEAD)
+        yield pool
     except BrokenProcessPool:
         _stop(pool)
         raise OutputError(
@@ -97,6 +119,25 @@ def map_threads(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@contextlib.contextmanager
+def ahead(items: Iterable[Item], count: int = 2) -> Iterator[Iterator[Item]]:
+    """The same items, made in a thread of their own from now on, `count` of them before they are asked for."""
+    with ThreadPoolExecutor(1) as thread:
+        take = partial(thread.submit, copy_context().run, next, iter(items), _END)
+        coming = deque(take() for _ in range(max(count, 1)))
+        try:
+            yield _taken(coming, take)
+        finally:
+            for future in coming:
+                future.cancel()
+
+
+def _taken(coming: deque[Future[Any]], take: Callable[[], Future[Any]]) -> Iterator[Any]:
+    while (item := coming.popleft().result()) is not _END:
+        coming.append(take())
+        yield item
 
 
 def _in_order(
