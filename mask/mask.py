@@ -32,6 +32,7 @@ from roofkit.addresses import Address, path_or_address
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError
+from roofkit.ledger import check_input
 from roofkit.pairs import by_stem
 from roofkit.paths import find_labels
 from roofkit.raster import (
@@ -206,7 +207,7 @@ def mask_frames(frames: Path | Address, labels: LabelStream, dst: Path, *, setti
     paths = list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values())
     found = find_frames(share_of(paths, run.shard), dst)
     rasters = run.settings.raster_args
-    outputs = Outputs(dst, "mask", overwrite=run.overwrite, shard=run.shard)
+    outputs = Outputs(dst, "mask", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard)
     with outputs, spill_in(dst, run) as spill:
         tasks, on_imagery = with_polygons(found, labels, spill, others=bool(run.shard))
         keys = {task.mask_path.name: mask_key(task, settings, rasters) for task in tasks}
@@ -233,12 +234,14 @@ def find_frames(paths: Sequence[Path | Address], dst: Path) -> list[Frame]:
 
 
 def find_frame(path: Path | Address, dst: Path) -> Frame:
-    """A frame, looked at; its bytes are read only where they say what is valid."""
+    """A frame, looked at; its bytes are read only where they say what is valid, or where chip noted what they are."""
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True), open_raster(path) as src:  # there may be 25,000 in the folder
         grid, is_valid = grid_of(src), all_valid(src)
     if grid.crs is None:
         advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."
         raise BadInputError(str(path), "no CRS", "a georeferenced frame, on which polygons can be placed", advice)
+    if is_valid and not isinstance(path, Address):
+        check_input(path)  # its place must not have changed
     place = fingerprint(grid.crs.to_wkt(), list(grid.transform), grid.height, grid.width)
     return Frame(path, dst / f"{path.stem}.tif", grid, is_valid, place if is_valid else raster_digest(path))
 

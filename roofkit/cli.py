@@ -38,6 +38,7 @@ class Run:
     quiet: bool
     scheduler: str | None = None
     shard: Shard | None = None
+    keep_edits: bool = False
 
     def block(self, name: str, options: dict[str, Any]) -> Any:
         """A settings block in which options that were given on the command line replace the file's values.
@@ -72,7 +73,9 @@ def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.Argument
     common.add_argument(
         "--results", type=Path, metavar="DIR", help="the results folder, instead of the one in settings"
     )
-    common.add_argument("--overwrite", action="store_true", help="redo what is finished")
+    redone = common.add_mutually_exclusive_group()
+    redone.add_argument("--overwrite", action="store_true", help="redo what is finished")
+    redone.add_argument("--keep-edits", action="store_true", help="keep outputs that you changed by hand")
     common.add_argument("--workers", type=positive, metavar="N", help="processes on this machine (default: all cores)")
     if cluster:
         common.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on that Dask cluster instead")
@@ -152,10 +155,11 @@ def start_run(options: argparse.Namespace) -> Run:
     settings = load_settings(options.settings)
     base = options.settings.resolve().parent
     paths = project_paths(settings, base, options.data, options.results)
-    where = {name: getattr(options, name, None) for name in ("scheduler", "shard")}
+    where: dict[str, Any] = {name: getattr(options, name, None) for name in ("scheduler", "shard")}
     if where["scheduler"]:  # whose workers run in folders of their own
         vars(options).update({k: value.absolute() for k, value in vars(options).items() if isinstance(value, Path)})
-    return Run(settings, paths, options.settings, options.overwrite, options.workers, options.quiet, **where)
+    how = (options.overwrite, options.workers, options.quiet)
+    return Run(settings, paths, options.settings, *how, **where, keep_edits=options.keep_edits)
 
 
 _asked_to_stop: list[type[BaseException]] = []

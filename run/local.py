@@ -106,7 +106,7 @@ def command(stage: str, options: argparse.Namespace) -> list[str]:
         line += [f"--{name}", str(value)] if value is not None else []
     if options.scheduler and stage in ON_CLUSTERS:
         line += ["--scheduler", options.scheduler]
-    line += [f"--{name}" for name in ("overwrite", "quiet") if getattr(options, name)]
+    line += [f"--{name}" for name in ("overwrite", "keep-edits", "quiet") if getattr(options, name.replace("-", "_"))]
     return [*line, "--json"]
 
 
