@@ -6,9 +6,7 @@ A script makes its parser with `stage_parser`, adds its own options, and hands b
 import argparse
 import dataclasses
 import json
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,10 +18,11 @@ from roofkit.errors import RoofError
 from roofkit.paths import ROOT, Paths, project_paths
 from roofkit.settings import Block, Settings, check_settings, load_settings
 from roofkit.shards import Shard, shard_of
+from roofkit.stopping import INTERRUPTED, PATIENCE, TERMINATED, Terminated, stopping
 
 Item = TypeVar("Item")
 AnyBlock = TypeVar("AnyBlock", bound=Block)
-DONE, FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,6 @@ class Run:
         values[name] |= given
         where = Path(" ".join(f"--{key.replace('_', '-')}" for key in given)) if given else self.settings_path
         return getattr(check_settings(values, where), name)
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.ArgumentParser:
@@ -127,11 +122,13 @@ def run_stage(
     return checked(stage, options, work.__name__)
 
 
-def checked(work: Callable[[argparse.Namespace], int], options: argparse.Namespace, name: str) -> int:
-    """The exit status of `work`; named problems become one line on stderr, signals their exit status."""
-    before = _raise_on_signals()
+def checked(
+    work: Callable[[argparse.Namespace], int], options: argparse.Namespace, name: str, *, patience: float = PATIENCE
+) -> int:
+    """The exit status of `work`; named problems become one line on stderr, signals their exit status within seconds."""
     try:
-        return work(options)
+        with stopping(patience):
+            return work(options)
     except RoofError as error:
         return _fail(str(error))
     except OSError as error:
@@ -144,9 +141,6 @@ def checked(work: Callable[[argparse.Namespace], int], options: argparse.Namespa
         return INTERRUPTED
     except Terminated:
         return TERMINATED
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def start_run(options: argparse.Namespace) -> Run:
@@ -160,33 +154,6 @@ def start_run(options: argparse.Namespace) -> Run:
         vars(options).update({k: value.absolute() for k, value in vars(options).items() if isinstance(value, Path)})
     how = (options.overwrite, options.workers, options.quiet)
     return Run(settings, paths, options.settings, *how, **where, keep_edits=options.keep_edits)
-
-
-_asked_to_stop: list[type[BaseException]] = []
-
-
-def raise_if_stopped() -> None:
-    """Raise what a signal asked for, in case a library swallowed it where it was raised first (a destructor, say)."""
-    if _asked_to_stop:
-        raise _asked_to_stop[0]
-
-
-def _raise_on_signals() -> dict[signal.Signals, Any]:
-    """Turn SIGTERM and Ctrl-C into exceptions, so that locks and unfinished files are cleaned up on the way out.
-
-    Returns:
-        The handlers that were there before.
-    """
-    _asked_to_stop.clear()
-    kinds: dict[signal.Signals, type[BaseException]] = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
-
-    def stop(number: int, frame: Any) -> None:
-        _asked_to_stop.append(kinds[signal.Signals(number)])
-        raise_if_stopped()
-
-    if threading.current_thread() is not threading.main_thread():
-        return {}  # signals are somebody else's
-    return {number: signal.signal(number, stop) for number in kinds}
 
 
 def _fail(line: str) -> int:

@@ -406,19 +406,19 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
             _write_history(run.paths.history, rows)
             return _report(model_path, rows, outputs.facts(name)["counts"], kept=True)
         training.prepare(start)
-        so_far = fingerprint("train, not finished", key)
-
-        def save(rows: Sequence[Row]) -> None:
-            """Save the best epoch so far, and note what was saved: it can be used, and started from again."""
-            training.save(model_path, rows[-1])
-            outputs.record(name, so_far, rows=list(rows), start=start_key)
-
-        rows = _learn(training, model_path, Resume(model_path, decisive), save, resume=resume)
         counts = {
             "train_frames": len(training.train_pairs),
             "val_frames": len(training.val_pairs),
             "parameters": int(training.learner.network.count_params()),
         }
+
+        def save(rows: Sequence[Row]) -> None:
+            """Save the best epoch so far, and note what was saved: it can be used, and started from, if this stops."""
+            training.save(model_path, rows[-1])
+            so_far = fingerprint("train, not finished", key)
+            outputs.record(name, so_far, rows=list(rows), counts=counts, start=start_key)
+
+        rows = _learn(training, model_path, Resume(model_path, decisive), save, resume=resume)
         outputs.record(name, key, rows=rows, counts=counts, start=start_key)
         outputs.finish()
     _warn_if_blank(rows)
