@@ -296,7 +296,8 @@ def mixed(folder: Path) -> None:
         write(tiles[0], pixels, place)
         make(tiles[1])
         out = folder / "out"
-        for tool in [*rasters(out, tiles)[1:], *vrt(out, tiles)]:
+        merging = [tool for tool in rasters(out, tiles) if "merge" in tool.name or "ours" in tool.name]
+        for tool in [*merging, *vrt(out, tiles)]:
             clear(out)
             with start(tool) as process:
                 process.communicate()
