@@ -134,14 +134,13 @@ class Server:
 
     def __init__(self, folder: Path, *modules: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / "log.txt"
         line = [sys.executable, str(ROOT / "tests/faults/server.py"), *modules]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(line, text=True, env=environment(), cwd=folder, **pipes)
 
     def start(self, stage: str, argv: list[str], **faults: Any) -> int:
         """Start a run; its process id, which is that of its group too."""
-        task = {"stage": stage, "argv": argv, "log": str(self.log), **faults}
+        task = {"stage": stage, "argv": argv, **faults}
         assert self.process.stdin
         assert self.process.stdout
         print(json.dumps(task), file=self.process.stdin, flush=True)
@@ -153,7 +152,7 @@ class Server:
         assert self.process.stdout
         found = json.loads(self.process.stdout.readline())
         seconds = time.monotonic() - self.started
-        return Done(found["status"], found["events"], seconds, self.log.read_text())
+        return Done(found["status"], found["events"], seconds, found["said"])
 
     def run(self, stage: str, argv: list[str], *, kill_after: float | None = None, **faults: Any) -> Done:
         """Run a stage; with `kill_after` it gets SIGKILL after so many seconds."""
@@ -249,9 +248,10 @@ class Project:
 
     def clear(self, name: str | None = None) -> None:
         """Have nothing there, or the finished result of other settings."""
+        old = self.undisturbed(name, "other.json")[0] if name else None
         shutil.rmtree(self.out, ignore_errors=True)
-        if name:
-            shutil.copytree(self.undisturbed(name, "other.json")[0], self.out)
+        if old:
+            shutil.copytree(old, self.out)
         else:
             self.out.mkdir()
 

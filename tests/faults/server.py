@@ -1,8 +1,8 @@
 """Runs stages in children that it forks, so that what they import is imported once: hundreds of runs in minutes.
 
 python server.py [MODULE …] imports these modules, then answers lines of JSON on stdin:
-{"stage", "argv", "log", …} starts a stage, whose output goes to the file `log`. The answer is the child's process id;
-once the child has ended, {"status", "events"} follows. Faults that may be asked for:
+{"stage", "argv", …} starts a stage. The answer is the child's process id; once it and its children have ended,
+{"status", "events", "said"} follows, the latter what was printed. Faults that may be asked for:
 "event"  the number of the file event (open, rename, remove, mkdir; counted from 1) at which it kills itself (SIGKILL)
 "batch"  the number of the training batch after which it does
 "limit"  the largest file in bytes that it may write
@@ -52,13 +52,12 @@ def kill_after_batch(last: int) -> None:
     _Watch.on_train_batch_end = watched
 
 
-def child(task: dict[str, Any], answer: int) -> None:
+def child(task: dict[str, Any], said: int, answer: int) -> None:
     """Run a stage; its exit status is that of the process."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    os.dup2(said, 1)  # a pipe: no limit on the size of files holds for it
+    os.dup2(said, 2)
     stage = importlib.import_module(f"{task['stage']}.{task['stage']}")
     if task.get("limit") is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], task["limit"]))
@@ -75,20 +74,24 @@ def child(task: dict[str, Any], answer: int) -> None:
 def serve() -> None:
     """Answer until stdin ends."""
     for line in sys.stdin:
+        said, say = os.pipe()
         read, write = os.pipe()
         pid = os.fork()
         if not pid:
             try:
-                child(json.loads(line), write)
+                child(json.loads(line), say, write)
             except BaseException:
                 traceback.print_exc()
             os._exit(99)  # an exception that no stage should raise
         os.close(write)
+        os.close(say)
         print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
+        with os.fdopen(said, errors="replace") as pipe:
+            text = pipe.read()
         with os.fdopen(read) as pipe:
             events = int(pipe.read() or 0)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(status), "events": events}), flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps({"status": os.waitstatus_to_exitcode(status), "events": events, "said": text}), flush=True)
 
 
 if __name__ == "__main__":
