@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults.project import CASES, ROOT, Project, alive, contents, environment, leftovers, random_of, todays, wrong
+from faults.project import CASES, ROOT, Project, alive, contents, environment, leftovers, random_of, wrong
 
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 WITHIN = 5.0
@@ -68,10 +68,9 @@ def interrupt(project: Project, name: str, number: signal.Signals, rng: np.rando
     return seconds
 
 
-@pytest.mark.parametrize("name", ["chip", *todays(1, keras=0)])
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_ends_a_script(undisturbed, name, number):
-    assert interrupt(undisturbed, name, number, random_of(f"{name} {number}")) < WITHIN
+def test_a_signal_ends_a_script_and_its_workers(undisturbed, number):
+    assert interrupt(undisturbed, "chip", number, random_of(f"chip {number}")) < WITHIN
 
 
 @pytest.mark.faults

@@ -39,11 +39,6 @@ def best_and_last_are_there(model, state) -> None:
     assert json.loads(facts)["val_iou"] >= max(row["val_iou"] for row in rows)
 
 
-def test_a_killed_training_goes_on_bit_by_bit(undisturbed):
-    batch = int(random_of("training").integers(MEASURED + 4, BATCHES + 1))  # after the first epoch
-    assert resumed(undisturbed, [batch]) == 1
-
-
 @pytest.mark.faults
 def test_a_training_killed_at_10_batches_goes_on_bit_by_bit(undisturbed):
     rng, killed = random_of("10 batches"), 0
