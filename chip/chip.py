@@ -120,7 +120,7 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
     scenes = list(by_stem(raster_files(src)).values())
     strips = share_of([strip for scene in scenes for strip in _strips(scene, dst, settings)], run.shard)
     keys = _chip_keys(strips, settings, rasters)
-    with Outputs(dst, "chip", overwrite=run.overwrite, shard=run.shard) as outputs:
+    with Outputs(dst, "chip", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard) as outputs:
         tasks = _unfinished(strips, set(outputs.plan(keys)))
         work = partial(_cut, settings=settings, rasters=rasters)
         made: set[str] = set()

@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from roofkit.artifacts import Outputs, digests, fingerprint
+from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MissingInputError, OutputError
+from roofkit.ledger import input_digests
 from roofkit.paths import Paths
 from roofkit.raster import create_raster, open_raster
 from roofkit.settings import DownloadArgs, RasterArgs
@@ -140,6 +141,7 @@ class Download:
     labels: LabelPlan | None
     overwrite: bool
     quiet: bool
+    keep_edits: bool = False
 
     def report(self, scenes: "Sequence[Scene]", todo: Sequence[str], roofs: int, *, dry_run: bool) -> DownloadReport:
         """The report of what is made and kept."""
@@ -182,7 +184,7 @@ class Download:
         keys = scene_keys(scenes, self.source, self.rasters)
         by_name = {_inside(self.paths.data, self.paths.scenes / scene.name): scene for scene in scenes}
         wanted = {name: keys[scene.name] for name, scene in by_name.items()}
-        with Outputs(self.paths.data, "download", overwrite=self.overwrite) as outputs:
+        with Outputs(self.paths.data, "download", overwrite=self.overwrite, keep_edits=self.keep_edits) as outputs:
             self._protect(outputs, wanted)
             todo = outputs.plan(wanted)
             with self._progress([by_name[name] for name in todo]) as advance:
@@ -201,7 +203,9 @@ class Download:
     def _make_labels(self) -> tuple[list[str], int]:
         """Write the labels if they are missing; their name, and how many roofs there are."""
         name = _inside(self.paths.data, self.paths.labels)
-        with Outputs(self.paths.data, "download", name="labels", overwrite=self.overwrite) as outputs:
+        with Outputs(
+            self.paths.data, "download", name="labels", overwrite=self.overwrite, keep_edits=self.keep_edits
+        ) as outputs:
             if self.labels is None:
                 if outputs.has(name) and outputs.facts(name).get("source") == "sample" != self.source.name:
                     outputs.plan({})  # roofs of the made-up town would not fit this imagery
@@ -341,7 +345,7 @@ def decisive_for(settings: DownloadArgs, folder: Path) -> list[Any]:
     name = settings.labels_file or ""
     path = folder / name
     parts = path.parent.glob(f"{path.stem}.*") if path.suffix.lower() == ".shp" else [path]
-    return [name, *digests(sorted(part for part in parts if part.is_file()))] if "://" not in name else [name]
+    return [name, *input_digests(sorted(part for part in parts if part.is_file()))] if "://" not in name else [name]
 
 
 def _some(roofs: "gpd.GeoDataFrame | None") -> "gpd.GeoDataFrame":
@@ -378,7 +382,9 @@ def download(options: argparse.Namespace, run: Run) -> DownloadReport:
         say(f"{run.paths.scenes} holds imagery of your own ({own[0].name}, …): nothing is added to it.")
     scenes = None if own else source.plan()
     labels = None if own and not settings.labels else label_plan(source, settings)
-    work = Download(source, run.paths, settings, run.settings.raster_args, labels, run.overwrite, run.quiet)
+    work = Download(
+        source, run.paths, settings, run.settings.raster_args, labels, run.overwrite, run.quiet, run.keep_edits
+    )
     if source.licence and scenes:
         say(source.licence)
     if source.name != "sample" and scenes:

@@ -42,9 +42,10 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit import scores
-from roofkit.artifacts import Outputs, digests, fingerprint, write_json
+from roofkit.artifacts import Outputs, fingerprint, write_json
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, RoofError
+from roofkit.ledger import input_digests
 from roofkit.pairs import by_stem, check_grid, mask_files, pair_rasters, read_mask
 from roofkit.paths import find_labels, holds_files
 from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, read_pixels, windows
@@ -297,12 +298,12 @@ def evaluate_frames(
     settings, all_touched = run.settings.evaluate_args, run.settings.mask_args.all_touched
     every = {NETWORK: frames, **(others or {})}
     made_from = [
-        (name, f.prediction.stem, digests(f.files), sha256(b"".join(f.roofs)).hexdigest())
+        (name, f.prediction.stem, input_digests(f.files), sha256(b"".join(f.roofs)).hexdigest())
         for name, listed in every.items()
         for f in listed
     ]
     key = fingerprint("evaluate", settings, all_touched, made_from)
-    with Outputs(dst.parent, "evaluate", name=dst.name, overwrite=run.overwrite) as outputs:
+    with Outputs(dst.parent, "evaluate", name=dst.name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         todo = outputs.plan({dst.name: key})
         if todo:
             work = partial(measure, settings=settings, all_touched=all_touched)

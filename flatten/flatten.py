@@ -167,7 +167,9 @@ def flatten_rasters(src: Path, dst: Path, *, settings: FlattenArgs, run: Run, ex
         advice = f"Name {dst.with_suffix('.csv').name}, say."
         raise SettingsError(dst, f"a {dst.suffix or 'nameless'} file", "a .csv or .parquet file", advice)
     paths = raster_files(src, extension)
-    with Outputs(dst.parent, "flatten", name=dst.name, overwrite=run.overwrite, shard=run.shard) as outputs:
+    with Outputs(
+        dst.parent, "flatten", name=dst.name, overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard
+    ) as outputs:
         key = fingerprint("flatten", settings, [(path.name, raster_digest(path)) for path in paths])
         job = _Job(paths, src, dst, key, settings, run)
         kept = _write_shard(job, outputs, run.shard) if run.shard else _write_whole(job, outputs)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roofkit.cli import Run, raise_if_stopped, run_stage, stage_parser
+from roofkit.cli import Run, run_stage, stage_parser
 from roofkit.settings import ForestArgs
+from roofkit.stopping import raise_if_stopped
 from roofkit.workers import cores
 
 if TYPE_CHECKING:

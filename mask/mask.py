@@ -34,6 +34,7 @@ from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
 from roofkit.drawing import fill
 from roofkit.errors import BadInputError, MismatchError
+from roofkit.ledger import check_input
 from roofkit.pairs import by_stem
 from roofkit.paths import find_labels
 from roofkit.raster import (
@@ -215,7 +216,7 @@ def mask_frames(
         MismatchError: The labels lie on no frame, or two frames have one name.
     """
     paths = share_of(list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values()), run.shard)
-    outputs = Outputs(dst, "mask", overwrite=run.overwrite, shard=run.shard)
+    outputs = Outputs(dst, "mask", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard)
     several = len(paths) >= POOL_FROM and not run.scheduler
     workers = (run.workers or cores()) if several else 1
     with outputs, started(workers) as pool, found_frames(paths, dst, pool) as found:
@@ -266,12 +267,14 @@ def find_frames(paths: Sequence[Path | Address], dst: Path) -> list[Frame]:
 
 
 def find_frame(path: Path | Address, dst: Path) -> Frame:
-    """A frame, looked at; its bytes are read only where they say what is valid."""
+    """A frame, looked at; its bytes are read only where they say what is valid, or where chip noted what they are."""
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True), open_raster(path) as src:  # there may be 25,000 in the folder
         grid, is_valid = grid_of(src), all_valid(src)
     if grid.crs is None:
         advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."
         raise BadInputError(str(path), "no CRS", "a georeferenced frame, on which polygons can be placed", advice)
+    if is_valid and not isinstance(path, Address):
+        check_input(path)  # its place must not have changed
     grid = replace(grid, crs=same_crs(grid.crs.to_wkt()))
     place = fingerprint(grid.crs.to_wkt(), list(grid.transform), grid.height, grid.width)
     return Frame(path, dst / f"{path.stem}.tif", grid, is_valid, place if is_valid else raster_digest(path))

@@ -233,7 +233,7 @@ def mosaic_tiles(src: Path, dst: Path, *, settings: MosaicArgs, rasters: RasterA
     tiles = [read_tile(path) for path in raster_files(src)]
     check_alike(tiles)
     layout = lay_out(tiles)
-    with Outputs(dst.parent, "mosaic", name=dst.name, overwrite=run.overwrite) as outputs:
+    with Outputs(dst.parent, "mosaic", name=dst.name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         key = fingerprint("mosaic", settings, rasters, [[tile.path.name, raster_digest(tile.path)] for tile in tiles])
         todo = outputs.plan({dst.name: key})
         if todo:

@@ -14,8 +14,9 @@ from pixelwise.model_file import check_suffix, save_classifier
 from pixelwise.models import Model
 from pixelwise.sampling import PixelSample, check_bands, count_classes, draw, read_bands, read_truth
 from roofkit import scores
-from roofkit.artifacts import Outputs, committed, digest, fingerprint
+from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, progress, say
+from roofkit.ledger import input_digest
 from roofkit.pairs import Pair, find_pairs
 from roofkit.raster import open_raster, raster_digest
 from roofkit.settings import Block
@@ -94,12 +95,14 @@ def learn(
     paths, extension = run.paths, run.settings.extension_args.extension
     training = find_pairs(paths.train_frames, paths.train_masks, extension)
     validation = find_pairs(paths.val_frames, paths.val_masks, extension)
-    made_from = [[p.frame.name, raster_digest(p.frame), digest(p.mask)] for p in (*training, *validation)]
+    made_from = [[p.frame.name, raster_digest(p.frame), input_digest(p.mask)] for p in (*training, *validation)]
     key = fingerprint(kind, settings, run.settings.pixel_args, len(training), made_from)
     name, picture = model_path.name, model_path.with_suffix(".png")
-    with Outputs(model_path.parent, kind, name=name, overwrite=run.overwrite) as outputs:
+    with Outputs(model_path.parent, kind, name=name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         kept = not outputs.plan({name: key, **({picture.name: key} if charted else {})})
         if not kept:
+            outputs.protect(name)
+            outputs.protect(picture.name)
             lesson = _lesson(training, validation, run)
             model, facts, chart = fit(lesson)
             classifier, found = judged(kind, lesson, model)

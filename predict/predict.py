@@ -32,11 +32,12 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.addresses import path_or_address
-from roofkit.artifacts import Outputs, digest, fingerprint
+from roofkit.artifacts import Outputs, fingerprint
 from roofkit.blocks import block_name, blocks_of, write_item, write_vrt
 from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MissingInputError
 from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metres, save_pieces, to_footprints
+from roofkit.ledger import input_digest
 from roofkit.pairs import by_stem
 from roofkit.paths import holds_files
 from roofkit.raster import (
@@ -197,7 +198,7 @@ class _Job:
 
     def __init__(self, paths: list[Path], targets: Targets, predictor: Predictor, run: Run) -> None:
         self.targets, self.run, self.predictor = targets, run, predictor
-        self.model_digest = digest(predictor.path)
+        self.model_digest = input_digest(predictor.path)
         common = ("predict", predictor.settings, run.settings.raster_args, self.model_digest)
         self.scenes = {path: _blocks(path, predictor.settings.block_size) for path in paths}
         keys = {path: fingerprint(*common, raster_digest(path)) for path in paths}
@@ -211,7 +212,9 @@ class _Job:
         """Lock every output and find what is still to be made."""
 
         def opened(folder: Path, suffix: str, extra: dict[str, str]) -> tuple[Outputs, str]:
-            outputs = Outputs(folder, "predict", overwrite=self.run.overwrite, shard=self.run.shard)
+            outputs = Outputs(
+                folder, "predict", overwrite=self.run.overwrite, keep_edits=self.run.keep_edits, shard=self.run.shard
+            )
             stack.enter_context(outputs)
             names = {f"{name}{suffix}": key for name, key in self.keys.items()}
             self.todo |= {name.removesuffix(suffix) for name in outputs.plan(names | extra) if name in names}
@@ -224,6 +227,9 @@ class _Job:
         self.outputs = [(self.masks, ".tif"), *((outputs, ".tif") for outputs in self.probabilities)]
         if self.targets.pieces:
             self.outputs.append(opened(self.targets.pieces, ".arrow", {}))
+        for outputs, suffix in self.outputs:
+            for name in self.todo:
+                outputs.protect(f"{name}{suffix}")
 
     def record(self, block: Block, tally: Tally) -> None:
         """Note that a block is finished, or that there is nothing of it."""
@@ -251,15 +257,20 @@ class _Job:
         blocks = {f"{block.name}.tif": block.window for block in self.scenes[path] if block.window}
         for outputs, dtype in ((self.masks, "uint8"), *((outputs, "float32") for outputs in self.probabilities)):
             made = {name: window for name, window in blocks.items() if outputs.has(name)}
-            write_vrt(outputs.folder / f"{path.stem}.vrt", grid, made, dtype=dtype)
-            outputs.record(f"{path.stem}.vrt", key)
+            if not outputs.is_edited(f"{path.stem}.vrt"):
+                write_vrt(outputs.folder / f"{path.stem}.vrt", grid, made, dtype=dtype)
+                outputs.record(f"{path.stem}.vrt", key)
+        if self.masks.is_edited(f"{path.stem}.json"):
+            return
         write_item(self.targets.masks / f"{path.stem}.json", path, grid, [*self.targets.probabilities])
         self.masks.record(f"{path.stem}.json", key)
 
     def _write_vectors(self, path: Path) -> dict[str, int]:
         """Write the polygons of all rasters, from the pieces of their blocks; what there is to say of them."""
         key = fingerprint(self.keys)
-        with Outputs(path.parent, "predict", name=path.name, overwrite=self.run.overwrite) as vectors:
+        with Outputs(
+            path.parent, "predict", name=path.name, overwrite=self.run.overwrite, keep_edits=self.run.keep_edits
+        ) as vectors:
             if vectors.plan({path.name: key}):
                 vectors.record(path.name, key, **self._vectors(path))
             vectors.finish()

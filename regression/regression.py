@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roofkit.cli import Run, raise_if_stopped, run_stage, say, stage_parser
+from roofkit.cli import Run, run_stage, say, stage_parser
 from roofkit.errors import SettingsError
 from roofkit.settings import RegressionArgs
+from roofkit.stopping import raise_if_stopped
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression

@@ -3,7 +3,7 @@
 An artifact is written beside its final path, closed, verified, flushed to the disk and only then renamed. What a stage
 has finished stands in its *ledger*, a file of JSON lines in the output folder: for each artifact the key that it was
 made from (a hash of the inputs' bytes, the settings and the version) and the hash of its own bytes. "Finished" means
-that both match; modification times are never looked at.
+that both match; modification times are never looked at. `roofkit.ledger` reads ledgers, for later stages too.
 
 Shards of a stage (`--shard I/N`) share its folder: each has a ledger of its own, which the next run of the whole stage
 takes over. The stage's lock is held by one whole run, or by any number of shards.
@@ -18,30 +18,25 @@ import json
 import os
 import re
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
 from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from roofkit.cli import say
 from roofkit.errors import LockedError, OutputError
+from roofkit.ledger import digest, line_of, read_ledger
 from roofkit.shards import Shard
 
 PART = ".part-"
 PARTS = re.compile(rf"{re.escape(PART)}(?:[0-9a-f]+~)?(.+)")  # the name that an unfinished artifact is to have
 attempt: ContextVar[str] = ContextVar("attempt", default="")  # hex digits that tell two runs of one task apart
 COMPANIONS = ("", "-journal", "-wal", "-shm", ".aux.xml")  # what libraries put beside a file that they are writing
+EDITED = "Run with --keep-edits to keep the change, or with --overwrite to make it again."
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        sha = hashlib.sha256()
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 @functools.cache
@@ -132,6 +127,7 @@ class Outputs:
         stage: The stage's name; with `name`, it names the ledger.
         name: Set when the output is one file, so that files in one folder do not share a ledger.
         overwrite: Nothing counts as finished.
+        keep_edits: Artifacts that were changed by hand count as finished, from now on.
         shard: The share of the stage's work that this run does; what is not in its plan is left alone.
 
     Raises:
@@ -139,10 +135,17 @@ class Outputs:
     """
 
     def __init__(
-        self, folder: Path, stage: str, *, name: str = "", overwrite: bool = False, shard: Shard | None = None
+        self,
+        folder: Path,
+        stage: str,
+        *,
+        name: str = "",
+        overwrite: bool = False,
+        keep_edits: bool = False,
+        shard: Shard | None = None,
     ) -> None:
         self.folder = folder
-        self.overwrite = overwrite
+        self.overwrite, self.keep_edits = overwrite, keep_edits
         self.shard = shard
         self._stem = f".{stage}.{name}" if name else f".{stage}"
         self._ledger = folder / f"{self._stem}{f'.{shard}' if shard else ''}.ledger.jsonl"
@@ -154,21 +157,24 @@ class Outputs:
 
     def __enter__(self) -> "Outputs":
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with _disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
             self._held.append(_Lock(self.folder / f"{self._stem}.lock", shared=bool(self.shard)))
             if self.shard:
                 self._held.append(_Lock(self.folder / f"{self._stem}.{self.shard}.lock"))
+            for lock in () if self.shard else self._of_shards("lock"):  # of shards that were killed: none is at work
+                lock.unlink()
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise OutputError(
                 self.folder, error.strerror or str(error), "a folder to write to", "Choose another output folder."
             ) from None
-        except LockedError:
+        except (LockedError, OutputError):
             self._unlock()
             raise
         for ledger in self._ledgers():
-            records, planned = _read_ledger(ledger)
-            self._records |= records
-            self._planned |= planned if ledger == self._ledger or not self.shard else set()
+            found = read_ledger(ledger)
+            self._records |= found.records
+            self._planned |= found.planned if ledger == self._ledger or not self.shard else set()
         return self
 
     def __exit__(
@@ -187,10 +193,11 @@ class Outputs:
     def _ledgers(self) -> list[Path]:
         """What tells of finished work: the whole stage's ledger, then this shard's or, without one, every shard's."""
         whole = self.folder / f"{self._stem}.ledger.jsonl"
-        return [whole, *([self._ledger] if self.shard else self._shard_ledgers())]
+        return [whole, *([self._ledger] if self.shard else self._of_shards("ledger.jsonl"))]
 
-    def _shard_ledgers(self) -> list[Path]:
-        names = re.compile(rf"{re.escape(self._stem)}\.\d+of\d+\.ledger\.jsonl")
+    def _of_shards(self, suffix: str) -> list[Path]:
+        """Ledgers or locks of shards."""
+        names = re.compile(rf"{re.escape(self._stem)}\.\d+of\d+\.{re.escape(suffix)}")
         return sorted(path for path in self.folder.iterdir() if names.fullmatch(path.name))
 
     def plan(self, keys: Mapping[str, str]) -> list[str]:
@@ -201,18 +208,40 @@ class Outputs:
         Raises:
             OutputError: A file is in the way that this stage did not write, or that was changed since.
         """
-        todo = [name for name, key in keys.items() if not self.is_finished(name, key)]
+        todo = [name for name, key in keys.items() if not self._is_kept(name, key)]
+        gone = set() if self.shard else (set(self._records) | self._planned) - set(keys)
         if not self.overwrite:
-            for name in todo:
+            for name in (*todo, *sorted(gone & set(self._records))):
                 self._check_free(name)
         _remove_parts(self.folder, self._planned | set(todo))
+        for name in gone:
+            self._remove(name)
         for name in (set(self._records) | self._planned) - set(keys):
-            if not self.shard:
-                (self.folder / name).unlink(missing_ok=True)
             self._records.pop(name, None)
         self._planned, self._mine = set(todo), set(keys)
         self._rewrite()
+        self._tell_edited()
         return todo
+
+    def _is_kept(self, name: str, key: str) -> bool:
+        """Whether `name` is finished, or was changed by hand and is to be kept: then it is noted as it is now."""
+        if self.is_finished(name, key):
+            return True
+        record, path = self._records.get(name), self.folder / name
+        if not self.keep_edits or record is None or not path.is_file():
+            return False
+        sha = digest(path)
+        if sha == record["sha256"] and not record.get("edited"):
+            return False
+        self._records[name] = {**record, "key": key, "sha256": sha, "edited": True}
+        return True
+
+    def _remove(self, name: str) -> None:
+        """Remove an artifact that is not made any more; one that was changed by hand stays where such are kept."""
+        record, path = self._records.get(name), self.folder / name
+        if self.keep_edits and record and path.is_file() and _is_edited(record, digest(path)):
+            return
+        path.unlink(missing_ok=True)
 
     def record(self, name: str, key: str, **facts: Any) -> None:
         """Note that `name` is finished, with facts that a later run reports without looking at the artifact again."""
@@ -221,7 +250,7 @@ class Outputs:
         with _disk_errors(self._ledger):
             if self._log is None:
                 self._log = self._ledger.open("a", encoding="utf-8")
-            self._log.write(json.dumps(entry) + "\n")
+            self._log.write(line_of(entry))
             self._log.flush()
 
     def leave_out(self, name: str) -> None:
@@ -232,6 +261,16 @@ class Outputs:
     def has(self, name: str) -> bool:
         """Whether `name` is finished."""
         return name in self._records
+
+    def is_edited(self, name: str) -> bool:
+        """Whether `name` was changed by hand, and is kept as it is."""
+        return bool(self._records.get(name, {}).get("edited"))
+
+    def protect(self, name: str) -> None:
+        """Raise OutputError where `name` is kept as edited by hand, but would be written anew with others."""
+        if self.is_edited(name):
+            advice = "Move it away, or run with --overwrite to make it again."
+            raise OutputError(self.folder / name, "edited by hand, and made anew with others", "no edited file", advice)
 
     def owns(self, name: str) -> bool:
         """Whether an earlier run of this stage finished `name`, or had set out to write it."""
@@ -250,7 +289,7 @@ class Outputs:
         _remove_parts(self.folder, self._planned)  # of workers that were lost, whose tasks others did
         self._planned = set()
         self._rewrite()
-        for ledger in () if self.shard else self._shard_ledgers():
+        for ledger in () if self.shard else self._of_shards("ledger.jsonl"):
             ledger.unlink()
 
     def is_finished(self, name: str, key: str) -> bool:
@@ -269,9 +308,16 @@ class Outputs:
             raise OutputError(
                 path, "a file that this stage did not write", "no file there", "Move it away, or run with --overwrite."
             )
-        if digest(path) != record["sha256"]:
-            advice = "Move it away to keep the change, or run with --overwrite to make it again."
-            raise OutputError(path, "changed since this stage wrote it", "the file as it was written", advice)
+        if not self.keep_edits and _is_edited(record, digest(path)):
+            raise OutputError(path, "changed since this stage wrote it", "the file as it was written", EDITED)
+
+    def _tell_edited(self) -> None:
+        names = sorted(name for name in self._mine if self.is_edited(name))
+        if names:
+            more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+            say(
+                f"{self.folder}: edited by hand, and kept: {', '.join(names[:3])}{more}; the report is of the originals"
+            )
 
     def _rewrite(self) -> None:
         if self._log:
@@ -280,35 +326,16 @@ class Outputs:
         names = sorted(self._planned)
         if self.shard and not (names or self._mine):
             return  # nothing is this shard's own
-        lines: list[dict[str, Any]] = [{"planned": names}] if names else []
-        lines += [self._records[name] for name in sorted(self._records) if not self.shard or name in self._mine]
+        own = [self._records[name] for name in sorted(self._records) if not self.shard or name in self._mine]
+        lines = [record for record in own if record["name"] in self._planned]  # of an earlier run
+        lines += [{"planned": names}] if names else []
+        lines += [record for record in own if record["name"] not in self._planned]
         with committed(self._ledger) as part:
-            part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            part.write_text("".join(map(line_of, lines)), encoding="utf-8")
 
 
-def _read_ledger(path: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
-    """Records by name, and names that a run had planned when it stopped. A torn last line is passed over."""
-    records: dict[str, dict[str, Any]] = {}
-    planned: set[str] = set()
-    if not path.is_file():
-        return records, planned
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if not isinstance(entry, dict):
-            continue
-        if "planned" in entry:
-            planned = {name for name in entry["planned"] if _stays_inside(name)}
-        elif {"name", "key", "sha256"} <= set(entry) and _stays_inside(entry["name"]):
-            records[entry["name"]] = entry
-    return records, planned
-
-
-def _stays_inside(name: Any) -> bool:
-    """Whether a name in a ledger, which somebody may have edited, is one of a file in the ledger's own folder."""
-    return isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+def _is_edited(record: Mapping[str, Any], sha: str) -> bool:
+    return bool(record["sha256"] != sha or record.get("edited"))
 
 
 class _Lock:
@@ -322,17 +349,18 @@ class _Lock:
         self._path = path
         self._file = self._take(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
             os.ftruncate(self._file.fileno(), 0)
-            os.write(self._file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+            os.write(self._file.fileno(), f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
 
     def _take(self, kind: int) -> TextIO:
         while True:
-            file = self._path.open("a+", encoding="utf-8")
+            with _disk_errors(self._path):
+                file = self._path.open("a+", encoding="utf-8")
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "another run"
+                holder = _holder(file)
                 file.close()
                 raise LockedError(
                     self._path.parent, f"locked by {holder}", "no other run on this output", "Wait for it, or stop it."
@@ -350,6 +378,11 @@ class _Lock:
         self._file.close()
 
 
-def digests(paths: Iterable[Path]) -> list[str]:
-    """SHA-256 of each file, in order."""
-    return [digest(path) for path in paths]
+def _holder(file: TextIO) -> str:
+    """Who holds a lock, as its file says; who has just taken it may not have written that yet."""
+    for _ in range(20):
+        file.seek(0)
+        if holder := file.read().strip():
+            return holder
+        time.sleep(0.05)
+    return "another run"

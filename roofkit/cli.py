@@ -6,9 +6,7 @@ A script makes its parser with `stage_parser`, adds its own options, and hands b
 import argparse
 import dataclasses
 import json
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,10 +18,11 @@ from roofkit.errors import RoofError
 from roofkit.paths import ROOT, Paths, project_paths
 from roofkit.settings import Block, Settings, check_settings, load_settings
 from roofkit.shards import Shard, shard_of
+from roofkit.stopping import INTERRUPTED, PATIENCE, TERMINATED, Terminated, stopping
 
 Item = TypeVar("Item")
 AnyBlock = TypeVar("AnyBlock", bound=Block)
-DONE, FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Run:
     quiet: bool
     scheduler: str | None = None
     shard: Shard | None = None
+    keep_edits: bool = False
 
     def block(self, name: str, options: dict[str, Any]) -> Any:
         """A settings block in which options that were given on the command line replace the file's values.
@@ -50,10 +50,6 @@ class Run:
         values[name] |= given
         where = Path(" ".join(f"--{key.replace('_', '-')}" for key in given)) if given else self.settings_path
         return getattr(check_settings(values, where), name)
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.ArgumentParser:
@@ -72,7 +68,9 @@ def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.Argument
     common.add_argument(
         "--results", type=Path, metavar="DIR", help="the results folder, instead of the one in settings"
     )
-    common.add_argument("--overwrite", action="store_true", help="redo what is finished")
+    redone = common.add_mutually_exclusive_group()
+    redone.add_argument("--overwrite", action="store_true", help="redo what is finished")
+    redone.add_argument("--keep-edits", action="store_true", help="keep outputs that you changed by hand")
     common.add_argument("--workers", type=positive, metavar="N", help="processes on this machine (default: all cores)")
     if cluster:
         common.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on that Dask cluster instead")
@@ -124,11 +122,13 @@ def run_stage(
     return checked(stage, options, work.__name__)
 
 
-def checked(work: Callable[[argparse.Namespace], int], options: argparse.Namespace, name: str) -> int:
-    """The exit status of `work`; named problems become one line on stderr, signals their exit status."""
-    before = _raise_on_signals()
+def checked(
+    work: Callable[[argparse.Namespace], int], options: argparse.Namespace, name: str, *, patience: float = PATIENCE
+) -> int:
+    """The exit status of `work`; named problems become one line on stderr, signals their exit status within seconds."""
     try:
-        return work(options)
+        with stopping(patience):
+            return work(options)
     except RoofError as error:
         return _fail(str(error))
     except OSError as error:
@@ -141,9 +141,6 @@ def checked(work: Callable[[argparse.Namespace], int], options: argparse.Namespa
         return INTERRUPTED
     except Terminated:
         return TERMINATED
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def start_run(options: argparse.Namespace) -> Run:
@@ -152,37 +149,11 @@ def start_run(options: argparse.Namespace) -> Run:
     settings = load_settings(options.settings)
     base = options.settings.resolve().parent
     paths = project_paths(settings, base, options.data, options.results)
-    where = {name: getattr(options, name, None) for name in ("scheduler", "shard")}
+    where: dict[str, Any] = {name: getattr(options, name, None) for name in ("scheduler", "shard")}
     if where["scheduler"]:  # whose workers run in folders of their own
         vars(options).update({k: value.absolute() for k, value in vars(options).items() if isinstance(value, Path)})
-    return Run(settings, paths, options.settings, options.overwrite, options.workers, options.quiet, **where)
-
-
-_asked_to_stop: list[type[BaseException]] = []
-
-
-def raise_if_stopped() -> None:
-    """Raise what a signal asked for, in case a library swallowed it where it was raised first (a destructor, say)."""
-    if _asked_to_stop:
-        raise _asked_to_stop[0]
-
-
-def _raise_on_signals() -> dict[signal.Signals, Any]:
-    """Turn SIGTERM and Ctrl-C into exceptions, so that locks and unfinished files are cleaned up on the way out.
-
-    Returns:
-        The handlers that were there before.
-    """
-    _asked_to_stop.clear()
-    kinds: dict[signal.Signals, type[BaseException]] = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
-
-    def stop(number: int, frame: Any) -> None:
-        _asked_to_stop.append(kinds[signal.Signals(number)])
-        raise_if_stopped()
-
-    if threading.current_thread() is not threading.main_thread():
-        return {}  # signals are somebody else's
-    return {number: signal.signal(number, stop) for number in kinds}
+    how = (options.overwrite, options.workers, options.quiet)
+    return Run(settings, paths, options.settings, *how, **where, keep_edits=options.keep_edits)
 
 
 def _fail(line: str) -> int:

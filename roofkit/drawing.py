@@ -34,10 +34,9 @@ def fill(polygons: Sequence[Any] | NDArray[Any], transform: Affine, size: tuple[
     inside = np.ones(len(x), bool)
     inside[rings[:-1]] = False  # no edge leads from one ring to the next; rings end where they begin
     ends = np.flatnonzero(inside)
-    starts = ends - 1
-    edges = (x[starts], y[starts], x[ends], y[ends])
-    spans = _spans(edges, owner[ends], size), _level_spans(edges, size)
-    return between(*map(np.concatenate, zip(*spans)), size)
+    edges = (x[ends - 1], y[ends - 1], x[ends], y[ends])
+    starts, stops = zip(_spans(edges, owner[ends], size), _level_spans(edges, size))
+    return between(np.concatenate(starts), np.concatenate(stops), size)
 
 
 def to_pixels(x: Coordinates, y: Coordinates, transform: Affine) -> tuple[Coordinates, Coordinates]:

@@ -23,6 +23,7 @@ from pyproj.exceptions import CRSError, ProjError
 from roofkit import label_sql
 from roofkit.errors import BadInputError, MismatchError, SettingsError
 from roofkit.label_files import OgrFile, Rows, VectorFile, open_label_files, quiet, readable
+from roofkit.ledger import check_input
 from roofkit.vectors import safe_names
 
 POLYGONAL, COLLECTION = (3, 6), 7  # shapely's type numbers
@@ -150,9 +151,10 @@ def open_labels(
 
     Raises:
         MissingInputError: No such file, or a folder without vector files.
-        BadInputError: The file is of another kind, broken or without CRS.
+        BadInputError: The file is of another kind, broken or without CRS, or not as download wrote it.
         SettingsError: The SQL is wrong, names an unknown column or selects nothing; the layer is unknown or needed.
     """
+    check_input(path)
     files, crs = open_label_files(path, layer)
     unknown = None if ignore is None else label_sql.select(files, path, ignore, "mask_args.ignore")
     roof = None if where is None else label_sql.select(files, path, where, "mask_args.where")

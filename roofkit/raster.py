@@ -28,8 +28,9 @@ from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from roofkit.addresses import Address
-from roofkit.artifacts import committed, digests, fingerprint
+from roofkit.artifacts import committed, fingerprint
 from roofkit.errors import BadInputError, MissingInputError, OutputError
+from roofkit.ledger import input_digests
 from roofkit.settings import RasterArgs
 from roofkit.tiff import BlockFile, blocks_of, deflated, deflated_bits
 
@@ -261,6 +262,7 @@ def raster_digest(path: Path | Address) -> str:
     Of an address it is a hash of its size and version, as the server gives them: nothing is read.
 
     Raises:
+        BadInputError: A stage made the file, and it is not as that stage wrote it.
         MissingInputError, BadInputError, WebError: As for `open_raster`.
     """
     if isinstance(path, Address):
@@ -268,7 +270,7 @@ def raster_digest(path: Path | Address) -> str:
 
         return address_digest(path)
     with open_raster(path) as src:
-        return fingerprint(*digests(map(Path, sorted(src.files))))
+        return fingerprint(*input_digests(map(Path, sorted(src.files))))
 
 
 def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixels, Valid]:

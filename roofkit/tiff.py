@@ -142,7 +142,7 @@ def _parts(pixels: NDArray[Any], side: int) -> Iterator[NDArray[Any]]:
 
 def _differences(block: NDArray[Any]) -> NDArray[Any]:
     """Predictor 2 of TIFF 6.0: each pixel less the one before it, which wraps around."""
-    different = block.copy()
+    different: NDArray[Any] = block.copy()
     different[:, 1:] -= block[:, :-1]
     return different
 

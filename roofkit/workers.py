@@ -125,7 +125,7 @@ def map_threads(
 def ahead(items: Iterable[Item], count: int = 2) -> Iterator[Iterator[Item]]:
     """The same items, made in a thread of their own from now on, `count` of them before they are asked for."""
     with ThreadPoolExecutor(1) as thread:
-        take = partial(thread.submit, copy_context().run, next, iter(items), _END)
+        take: Callable[[], Future[Any]] = partial(thread.submit, copy_context().run, partial(next, iter(items), _END))
         coming = deque(take() for _ in range(max(count, 1)))
         try:
             yield _taken(coming, take)

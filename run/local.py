@@ -47,6 +47,8 @@ STAGES = (
     Stage("predict", ("checkpoint",), ("predictions", "map")),
     Stage("evaluate", ("predictions", "val_masks"), ("metrics",)),
 )
+STAGE_ENDS = 4.0  # seconds that a stage has to end in after a signal; it takes 3 at most
+PATIENCE = 4.5
 NAMES = tuple(stage.name for stage in STAGES)
 ON_CLUSTERS = ("chip", "mask", "flatten", "predict")
 MAKER = {name: stage for stage in STAGES for name in stage.writes}
@@ -106,7 +108,7 @@ def command(stage: str, options: argparse.Namespace) -> list[str]:
         line += [f"--{name}", str(value)] if value is not None else []
     if options.scheduler and stage in ON_CLUSTERS:
         line += ["--scheduler", options.scheduler]
-    line += [f"--{name}" for name in ("overwrite", "quiet") if getattr(options, name)]
+    line += [f"--{name}" for name in ("overwrite", "keep-edits", "quiet") if getattr(options, name.replace("-", "_"))]
     return [*line, "--json"]
 
 
@@ -141,7 +143,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=4)
+            process.wait(timeout=STAGE_ENDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -213,7 +215,7 @@ def local(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the pipeline from the command line; its exit status."""
-    return checked(local, parser().parse_args(argv), "run/local.py")
+    return checked(local, parser().parse_args(argv), "run/local.py", patience=PATIENCE)
 
 
 if __name__ == "__main__":

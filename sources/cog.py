@@ -20,9 +20,9 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from roofkit.artifacts import digest, digests
 from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
+from roofkit.ledger import input_digest, input_digests
 from roofkit.range_file import RemoteBytes, open_bytes
 from roofkit.raster import (
     BLOCK_BYTES,
@@ -142,7 +142,7 @@ def raster_at(address: str, web: Web, folder: Path, *, given: bool = True, stem:
         raise MissingInputError(path, "no such file", "a raster", "Check download_args.address.")
     if path.suffix.lower().lstrip(".") not in DRIVERS:
         raise BadInputError(path, f"a {path.suffix or 'nameless'} file", "a .tif", "Convert it to GeoTIFF.")
-    return Raster(path, None, str(path), name, digest(path))
+    return Raster(path, None, str(path), name, input_digest(path))
 
 
 def plain_name(text: str) -> str:
@@ -205,7 +205,7 @@ def _scenes(raster: Raster, stem: str, settings: DownloadArgs, area: Area | None
             return []
         warped = not _on_grid(grid_of(src), grid)
         nodata = own_nodata(src, dtype)
-        beside = [] if raster.path is None else digests(Path(name) for name in sorted(src.files[1:]))
+        beside = [] if raster.path is None else input_digests(Path(name) for name in sorted(src.files[1:]))
     request: dict[str, Any] = {"version": raster.version, "bands": bands}
     request |= {"beside": beside} if beside else {}  # files that say where it lies or what is valid
     request |= {"warped": settings.resampling} if warped else {}

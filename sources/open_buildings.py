@@ -11,10 +11,11 @@ import ee
 import geopandas as gpd
 import shapely
 
-from roofkit.cli import raise_if_stopped, say
+from roofkit.cli import say
 from roofkit.errors import MissingInputError
 from roofkit.labels import polygons_of
 from roofkit.settings import DownloadArgs
+from roofkit.stopping import raise_if_stopped
 from roofkit.web import Web
 from sources.area import LONLAT, Area
 from sources.ee_session import ee_errors, start_earth_engine

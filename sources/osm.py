@@ -16,9 +16,10 @@ import pandas as pd
 import requests
 import shapely
 
-from roofkit.cli import raise_if_stopped, say
+from roofkit.cli import say
 from roofkit.errors import MissingInputError, RoofError
 from roofkit.settings import DownloadArgs
+from roofkit.stopping import raise_if_stopped
 from roofkit.vectors import RESERVED, safe_names
 from roofkit.web import FAULTS, REDIRECTS, TRANSIENT, Web, WebError, pause_before, status
 from sources.area import LONLAT, Area

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rasterio.windows import Window
 
-from roofkit.artifacts import digest
 from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, RoofError, SettingsError
+from roofkit.ledger import input_digest
 from roofkit.range_file import RemoteBytes
 from roofkit.raster import Pixels, Valid, grid_of
 from roofkit.web import Web, expanded
@@ -293,7 +293,7 @@ class Folder(Store):
 
     def stamp(self, name: str) -> str:
         """A hash of it."""
-        return digest(self.path / name)
+        return input_digest(self.path / name)
 
     def raster(self, name: str, stem: str) -> Raster:
         """A file."""
@@ -311,7 +311,7 @@ class Archive(Store):
 
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, str(path)
-        self._digest = digest(path)
+        self._digest = input_digest(path)
         self._footprints: dict[str, bytes] = {}
         self._images: dict[str, tuple[int, int]] = {}
         self._last: tuple[int, bytes] = (-1, b"")

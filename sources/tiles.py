@@ -17,9 +17,9 @@ import numpy as np
 from rasterio.windows import Window
 
 from roofkit.artifacts import committed
-from roofkit.cli import raise_if_stopped
 from roofkit.errors import BadInputError
 from roofkit.raster import BLOCK, Pixels, Valid
+from roofkit.stopping import raise_if_stopped
 from roofkit.web import StoppedError
 from sources.scenes import Scene, Source, TooLargeError
 

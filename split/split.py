@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
-from roofkit.artifacts import Outputs, committed, digest, fingerprint
+from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, progress, run_stage, stage_parser
 from roofkit.errors import BadInputError, OutputError, SettingsError
+from roofkit.ledger import digest, input_digest
 from roofkit.pairs import check_grid, mask_files, pair_rasters, read_mask
 from roofkit.paths import Paths
 from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, read_pixels
@@ -211,12 +212,13 @@ def measure(pair: Pair) -> Measured:
         MismatchError: Frame and mask lie on different grids.
         BadInputError: The mask is none, or a file is broken.
     """
+    digests = input_digest(pair.frame), input_digest(pair.mask)
     check_grid(pair.mask, like=pair.frame)
     with open_raster(pair.mask) as src:
         roof, labelled = read_mask(src)
     with open_raster(pair.frame) as src:
         grid, valid = grid_of(src), read_pixels(src)[1]
-    return Measured(pair, grid, *count_pixels(roof, labelled & valid), (digest(pair.frame), digest(pair.mask)))
+    return Measured(pair, grid, *count_pixels(roof, labelled & valid), digests)
 
 
 def grounds_of(chips: Sequence[Measured]) -> list[Ground]:
@@ -370,7 +372,7 @@ def write_split(
     table = csv_text(chips, sides, blocks, frame_names)
     chosen = [row for row in zip(chips, sides, frame_names) if row[2]]
     copies = [copy for chip, side, name in chosen for copy in copies_of(chip, side, name, layout)]
-    with Outputs(layout.folder, "split", overwrite=run.overwrite) as outputs:
+    with Outputs(layout.folder, "split", overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         keys = {copy.name: fingerprint("split", copy.sha256) for copy in copies}
         keys[layout.names["split"]] = fingerprint("split", table)
         refuse_strangers(outputs, set(keys), layout)

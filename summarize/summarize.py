@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from roofkit.artifacts import Outputs, committed, digest, fingerprint, write_json
+from roofkit.artifacts import Outputs, committed, fingerprint, write_json
 from roofkit.cli import Run, progress, run_stage, stage_parser
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
+from roofkit.ledger import input_digest
 from roofkit.raster import (
     Pixels,
     Valid,
@@ -232,11 +233,11 @@ def summarize_source(
     """
     is_table = src.suffix.lower() in (".csv", ".parquet")
     with ThreadPoolExecutor(1) as pool:  # a table is hashed while it is read
-        hashed = pool.submit(digest, src) if is_table and src.is_file() else None
+        hashed = pool.submit(input_digest, src) if is_table and src.is_file() else None
         source = _table_source(src) if is_table else _raster_source(src, extension)
         digests = [hashed.result()] if hashed else [raster_digest(path) for path in source.files]
     files = {number: picture_name(number, name) for number, name in zip(source.numbers, source.names)}
-    with Outputs(dst, "summarize", overwrite=run.overwrite) as outputs:
+    with Outputs(dst, "summarize", overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         key = _key(source, digests, settings)
         keys = dict.fromkeys([*files.values(), ALL_BANDS, SUMMARY], key)
         todo = outputs.plan(keys)

@@ -73,3 +73,13 @@ def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     yield
     assert seen <= {"127.0.0.1", "::1"}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A small project that nothing disturbs, for the tests in tests/faults."""
+    from faults.project import Project
+
+    found = Project(tmp_path_factory.mktemp("faults"))
+    yield found
+    found.close()

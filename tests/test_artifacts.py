@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roofkit.artifacts import PART, Outputs, committed, digest, digests, fingerprint, write_json
+from roofkit.artifacts import PART, Outputs, committed, fingerprint, write_json
 from roofkit.errors import BadInputError, LockedError, OutputError
+from roofkit.ledger import digest, input_digests
 from roofkit.settings import ChipArgs, FlattenArgs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +62,7 @@ def test_digest_is_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert digest(tmp_path / "a") == known
-    assert digests([tmp_path / "a", tmp_path / "a"]) == [known, known]
+    assert input_digests([tmp_path / "a", tmp_path / "a"]) == [known, known]
 
 
 def test_fingerprint_tells_values_and_order_apart():

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from roofkit.cli import Terminated, checked, positive, progress, raise_if_stopped, run_stage, say, stage_parser
+from roofkit.cli import checked, positive, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError
+from roofkit.stopping import Terminated, raise_if_stopped
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
@@ -196,3 +197,42 @@ def test_handlers_are_put_back():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     checked(lambda options: 0, argparse.Namespace(), "x")
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+STUCK = """
+import argparse, hashlib, sys
+from roofkit import cli
+def work(options):
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # one call of minutes, in which Python hears of no signal
+    return 0
+sys.exit(cli.checked(work, argparse.Namespace(), "x", patience=0.5))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_library_that_does_not_return_cannot_hold_up_the_end(number, status):
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, cwd=ROOT)
+    with process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        try:
+            assert process.wait(5) == status
+        finally:
+            process.kill()
+
+
+def test_the_second_signal_does_not_disturb_the_tidying_up(capfd):
+    tidied = []
+
+    def work(options):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            tidied.append(True)
+        return 0
+
+    assert checked(work, argparse.Namespace(), "x") == 143
+    assert tidied
+    assert capfd.readouterr().err == ""

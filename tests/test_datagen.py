@@ -8,10 +8,10 @@ import pytest
 from conftest import real
 from PIL import Image
 
-from roofkit.cli import Terminated
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, SettingsError
 from roofkit.pairs import Pair, find_pairs
 from roofkit.settings import LoadDatasetArgs
+from roofkit.stopping import Terminated
 from roofkit.workers import map_threads
 from unet.backend import start_keras
 

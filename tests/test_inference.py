@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from roofkit import cli
+from roofkit import stopping
 from roofkit.errors import BadInputError, SettingsError
 from roofkit.settings import ModelArgs, OutputArgs
 from unet.backend import start_keras
@@ -292,8 +292,8 @@ def test_a_signal_that_was_swallowed_ends_it(small, runtime, monkeypatch):
     runner = open_inference(small, runtime=runtime)
     results = runner.map(iter(small_batches(*[2] * 8)))
     next(results)
-    monkeypatch.setattr(cli, "_asked_to_stop", [cli.Terminated])
-    with pytest.raises(cli.Terminated):
+    monkeypatch.setattr(stopping, "_asked_to_stop", [stopping.Terminated])
+    with pytest.raises(stopping.Terminated):
         next(results)
     monkeypatch.undo()
     assert list(results) == []

@@ -15,16 +15,17 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from roofkit.artifacts import Outputs, committed, digest, fingerprint
+from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, positive, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, OutputError, SettingsError
+from roofkit.ledger import input_digest
 from roofkit.paths import Paths
 from roofkit.raster import band_names, open_raster, raster_digest
 from roofkit.settings import LoadDatasetArgs, TrainingArgs
@@ -224,7 +225,7 @@ class Training:
     def made_from(self) -> dict[str, Any]:
         """Settings and hashes that decide the result."""
         pairs = [
-            [kind, pair.frame.name, raster_digest(pair.frame), pair.mask.name, digest(pair.mask)]
+            [kind, pair.frame.name, raster_digest(pair.frame), pair.mask.name, input_digest(pair.mask)]
             for kind, pairs in (("train", self.train_pairs), ("val", self.val_pairs))
             for pair in pairs
         ]
@@ -392,7 +393,7 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
 
     check_suffix(model_path)
     name = model_path.name
-    with Outputs(model_path.parent, "train", name=name, overwrite=run.overwrite) as outputs:
+    with Outputs(model_path.parent, "train", name=name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         training = Training(settings, run.paths, sample=run.settings.doctor_args.sample, quiet=run.quiet)
         start, start_key = _pretrained(settings.training, run.paths.checkpoint, outputs)
         decisive = {**training.made_from(), "the model to start from": start_key}
@@ -405,12 +406,19 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
             _write_history(run.paths.history, rows)
             return _report(model_path, rows, outputs.facts(name)["counts"], kept=True)
         training.prepare(start)
-        rows = _learn(training, model_path, Resume(model_path, decisive), resume=resume)
         counts = {
             "train_frames": len(training.train_pairs),
             "val_frames": len(training.val_pairs),
             "parameters": int(training.learner.network.count_params()),
         }
+
+        def save(rows: Sequence[Row]) -> None:
+            """Save the best epoch so far, and note what was saved: it can be used, and started from, if this stops."""
+            training.save(model_path, rows[-1])
+            so_far = fingerprint("train, not finished", key)
+            outputs.record(name, so_far, rows=list(rows), counts=counts, start=start_key)
+
+        rows = _learn(training, model_path, Resume(model_path, decisive), save, resume=resume)
         outputs.record(name, key, rows=rows, counts=counts, start=start_key)
         outputs.finish()
     _warn_if_blank(rows)
@@ -423,9 +431,9 @@ def _pretrained(settings: TrainingArgs, checkpoint: Path, outputs: Outputs) -> t
         return None, None
     from unet.model_file import load_model
 
+    sha = input_digest(checkpoint) if checkpoint.is_file() else ""
     loaded = load_model(checkpoint)
     start = Start(loaded.model.get_weights(), loaded.band_names)
-    sha = digest(checkpoint)
     if outputs.folder == checkpoint.parent and outputs.has(checkpoint.name):
         facts = outputs.facts(checkpoint.name)
         if facts["sha256"] == sha and facts.get("start"):  # what an earlier run made of that start is not a new start
@@ -433,8 +441,10 @@ def _pretrained(settings: TrainingArgs, checkpoint: Path, outputs: Outputs) -> t
     return start, sha
 
 
-def _learn(training: Training, model_path: Path, state: Resume, *, resume: bool) -> list[Row]:
-    """Epoch after epoch until it is over; the history."""
+def _learn(
+    training: Training, model_path: Path, state: Resume, save: Callable[[Sequence[Row]], None], *, resume: bool
+) -> list[Row]:
+    """Epoch after epoch until it is over; the history. `save` is called after each that is the best so far."""
     settings, learner = training.settings.training, training.learner
     epochs = training.plan()
     rows: list[Row] = []
@@ -455,7 +465,7 @@ def _learn(training: Training, model_path: Path, state: Resume, *, resume: bool)
         if len(rows) == 1 and settings.doctor:
             training.check_network(steps_left=len(training.train) * (epochs - 1))
         if best_row(rows) is rows[-1]:
-            training.save(model_path, rows[-1])
+            save(rows)
         _write_history(training.paths.history, rows)
         state.save(learner.state(), rows, epochs)
         if logs:

@@ -20,8 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from roofkit.cli import raise_if_stopped, say
+from roofkit.cli import say
 from roofkit.errors import BadInputError, SettingsError
+from roofkit.stopping import raise_if_stopped
 from unet.backend import best_precision, start_keras
 from unet.model_file import LoadedModel
 

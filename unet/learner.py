@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from roofkit.cli import raise_if_stopped
+from roofkit.stopping import raise_if_stopped
 from unet.backend import best_precision
 from unet.datagen import RoofFrames
 from unet.losses import RoofLoss

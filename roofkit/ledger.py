@@ -1,0 +1,187 @@
+"""What stages note of the artifacts that they have finished, and whether an artifact still is what its stage wrote.
+
+A ledger is a file of JSON lines in an output folder, `.<stage>.ledger.jsonl`, or `.<stage>.<file>.ledger.jsonl` where
+the output is one file. Each line carries a checksum of itself: a damaged one counts as missing and is never believed.
+The line `planned` names what a run had set out to make; what it has finished since stands behind it.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePath
+from typing import Any
+
+from roofkit.errors import BadInputError
+
+SUFFIX = ".ledger.jsonl"
+CHECKED = re.compile(r'(.*), "check": "([0-9a-f]{16})"\}')
+UP = 3  # folders above an artifact in which its ledger may be: those of split and download are in the data folder
+Record = dict[str, Any]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        sha = hashlib.sha256()
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What a ledger says.
+
+    Args:
+        records: By the artifact's name, relative to the ledger's folder.
+        planned: Names that the last run had set out to make, when it stopped before all was finished.
+        missing: Those of them that it did not finish.
+    """
+
+    records: dict[str, Record] = field(default_factory=dict)
+    planned: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+
+    @cached_property
+    def folders(self) -> Counter[str]:
+        """How many artifacts are missing in each folder."""
+        return Counter(str(PurePath(name).parent) for name in self.missing)
+
+
+def read_ledger(path: Path) -> Ledger:
+    """What a ledger says; nothing where there is none. Damaged lines, a torn last one say, are passed over."""
+    found = Ledger()
+    if not path.is_file():
+        return found
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        entry = _entry(line)
+        if "planned" in entry:
+            names = {name for name in entry["planned"] if _stays_inside(name)}
+            found.planned.update(names)
+            found.missing.update(names)
+        elif {"name", "key", "sha256"} <= set(entry) and _stays_inside(entry["name"]):
+            found.records[entry["name"]] = entry
+            found.missing.discard(entry["name"])
+    return found
+
+
+def line_of(entry: Record) -> str:
+    """A line for a ledger, its end included."""
+    text = json.dumps(entry)
+    return f'{text[:-1]}, "check": "{_checksum(text)}"}}\n'
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _entry(line: str) -> Record:
+    """What a line says; nothing where it is damaged."""
+    checked = CHECKED.fullmatch(line)
+    text = f"{checked[1]}}}" if checked else line  # lines of earlier versions have no checksum
+    if checked and _checksum(text) != checked[2]:
+        return {}
+    try:
+        entry = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _stays_inside(name: Any) -> bool:
+    """Whether a name in a ledger, which somebody may have edited, is one of a file in the ledger's own folder."""
+    return isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+
+
+def input_digest(path: Path) -> str:
+    """SHA-256 of a file that a stage is about to read, compared with what the stage noted that made it.
+
+    Files that no stage made have nothing to be compared with.
+
+    Raises:
+        BadInputError: It is not what its stage wrote, or that stage was stopped before all files beside it were made.
+    """
+    found = digest(path)
+    _check(path, found)
+    return found
+
+
+def input_digests(paths: Iterable[Path]) -> list[str]:
+    """`input_digest` of each file, in order."""
+    return [input_digest(path) for path in paths]
+
+
+def check_input(path: Path) -> None:
+    """Raise where `input_digest` would, for a file or those of a folder; a file that no stage made is not read."""
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file() and any(True for _ in _notes(file)):
+            input_digest(file)
+
+
+def _check(path: Path, sha: str) -> None:
+    notes = list(_notes(path))
+    for stage, name, ledger in notes:
+        others = ledger.folders[str(PurePath(name).parent)] - (name in ledger.missing)
+        if others or name not in ledger.records:
+            _raise_unfinished(path, stage, others or 1)
+    if notes and not any(ledger.records[name]["sha256"] == sha for _, name, ledger in notes):
+        _raise_changed(path, *notes[0])
+
+
+def _raise_changed(path: Path, stage: str, name: str, ledger: Ledger) -> None:
+    if name in ledger.missing:
+        _raise_unfinished(path, stage, 1)
+    script = _script(stage)
+    advice = f"If you edited it on purpose, run {script} --keep-edits; if not, remove it and run {script}."
+    raise BadInputError(path, f"changed since {stage} wrote it", "the file as it was written", advice)
+
+
+def _raise_unfinished(path: Path, stage: str, count: int) -> None:
+    found = f"{stage} was stopped before it was finished ({count:,} file{'s' * (count > 1)} to go)"
+    raise BadInputError(path.parent, found, "all that it makes", f"Run {_script(stage)} again.")
+
+
+def _script(stage: str) -> str:
+    return f"{stage}/{stage}.py"
+
+
+def _notes(path: Path) -> Iterator[tuple[str, str, Ledger]]:
+    """The ledgers that know a file: the stage, the file's name in the ledger, and the ledger."""
+    path = Path(os.path.abspath(path))
+    for folder in list(path.parents)[:UP]:
+        name = path.relative_to(folder).as_posix()
+        for ledger_path in _ledgers_in(folder):
+            ledger = _current(ledger_path)
+            if name in ledger.records or name in ledger.planned:
+                yield ledger_path.name.split(".")[1], name, ledger
+
+
+def _ledgers_in(folder: Path) -> tuple[Path, ...]:
+    try:
+        return _listed(folder, folder.stat().st_mtime_ns)
+    except OSError:  # a folder that may not be listed
+        return ()
+
+
+@lru_cache(maxsize=256)
+def _listed(folder: Path, changed: int) -> tuple[Path, ...]:
+    """The ledgers of a folder; there may be 25,000 files beside them, so it is listed once until it changes."""
+    return tuple(sorted(folder / name for name in os.listdir(folder) if name[0] == "." and name.endswith(SUFFIX)))
+
+
+def _current(path: Path) -> Ledger:
+    try:
+        state = path.stat()
+    except OSError:
+        return Ledger()
+    return _cached(path, (state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@lru_cache(maxsize=64)
+def _cached(path: Path, state: tuple[int, int, int]) -> Ledger:
+    return read_ledger(path)
