@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -234,7 +233,7 @@ def find_frames(paths: Sequence[Path | Address], dst: Path) -> list[Frame]:
 
 def find_frame(path: Path | Address, dst: Path) -> Frame:
     """A frame, looked at; its bytes are read only where they say what is valid."""
-    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True), open_raster(path) as src:  # there may be 25,000 in the folder
+    with open_raster(path) as src:
         grid, is_valid = grid_of(src), all_valid(src)
     if grid.crs is None:
         advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from roofkit.addresses import check_addresses
 from roofkit.errors import RoofError
+from roofkit.heeded import heed
 from roofkit.paths import ROOT, Paths, project_paths
 from roofkit.settings import Block, Settings, check_settings, load_settings
 from roofkit.shards import Shard, shard_of
@@ -150,6 +151,7 @@ def start_run(options: argparse.Namespace) -> Run:
     """The run that the common options describe."""
     check_addresses(options)
     settings = load_settings(options.settings)
+    heed(settings.raster_args.sidecars)
     base = options.settings.resolve().parent
     paths = project_paths(settings, base, options.data, options.results)
     where = {name: getattr(options, name, None) for name in ("scheduler", "shard")}

@@ -289,9 +289,13 @@ class DownloadArgs(Block):
 
 
 class RasterArgs(Block):
-    """How rasters are written."""
+    """How rasters are read and written."""
 
     compress: Literal["deflate", "zstd", "lzw", "none"] = "deflate"
+    sidecars: bool = Field(
+        True, description="heed files beside a raster (.aux.xml, a world file, .msk) for what it lacks: CRS, place, "
+        "nodata, mask; never against what it says itself",
+    )  # fmt: skip
 
 
 class ChipArgs(Block):

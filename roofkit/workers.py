@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TypeVar
 
 from roofkit.errors import OutputError
+from roofkit.heeded import are_heeded, heed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -62,7 +63,7 @@ def map_items(
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(are_heeded(),))
     try:
         yield from _in_order(pool, work, items, count * AHEAD)
     except BrokenProcessPool:
@@ -135,8 +136,9 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         pool._result_queue._writer.close()  # type: ignore[attr-defined]
 
 
-def _start_worker() -> None:
+def _start_worker(sidecars: bool) -> None:
     """Leave Ctrl-C to the main process, and end when the main process does, even by kill -9."""
+    heed(sidecars)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
