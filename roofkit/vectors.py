@@ -23,6 +23,8 @@ def check_suffix(path: Path) -> None:
     if path.suffix.lower() not in DRIVERS:
         found = f"a {path.suffix or 'nameless'} file"
         raise SettingsError(path, found, f"one of {' '.join(DRIVERS)}", "Choose one of these suffixes.")
+    if "!" in str(path.resolve()):  # where pyogrio would cut it, and write to another place
+        raise SettingsError(path, "a path with '!'", "a path without", "Rename the file or folder.")
 
 
 def safe_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -> dict[str, str]:
