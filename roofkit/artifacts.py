@@ -21,11 +21,12 @@ import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from roofkit.errors import LockedError, OutputError
+from roofkit.fence import check_names, check_place, inside, open_plain
 from roofkit.shards import Shard
 
 PART = ".part-"
@@ -68,6 +69,7 @@ def committed(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{PART}{attempt.get()}{'~' * bool(attempt.get())}{path.name}")
     try:
         with _disk_errors(path):
+            check_place(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_part(part)
             yield part
@@ -154,6 +156,7 @@ class Outputs:
 
     def __enter__(self) -> "Outputs":
         try:
+            check_place(self.folder / self._stem)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._held.append(_Lock(self.folder / f"{self._stem}.lock", shared=bool(self.shard)))
             if self.shard:
@@ -201,6 +204,7 @@ class Outputs:
         Raises:
             OutputError: A file is in the way that this stage did not write, or that was changed since.
         """
+        check_names(self.folder, keys)
         todo = [name for name, key in keys.items() if not self.is_finished(name, key)]
         if not self.overwrite:
             for name in todo:
@@ -220,7 +224,7 @@ class Outputs:
         self._records[name] = entry
         with _disk_errors(self._ledger):
             if self._log is None:
-                self._log = self._ledger.open("a", encoding="utf-8")
+                self._log = open_plain(self._ledger)
             self._log.write(json.dumps(entry) + "\n")
             self._log.flush()
 
@@ -292,23 +296,19 @@ def _read_ledger(path: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
     planned: set[str] = set()
     if not path.is_file():
         return records, planned
+    is_inside = inside(path.parent)
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(entry, dict):
             continue
-        if "planned" in entry:
-            planned = {name for name in entry["planned"] if _stays_inside(name)}
-        elif {"name", "key", "sha256"} <= set(entry) and _stays_inside(entry["name"]):
+        if isinstance(entry.get("planned"), list):
+            planned = {name for name in entry["planned"] if is_inside(name)}
+        elif {"name", "key", "sha256"} <= set(entry) and is_inside(entry["name"]):
             records[entry["name"]] = entry
     return records, planned
-
-
-def _stays_inside(name: Any) -> bool:
-    """Whether a name in a ledger, which somebody may have edited, is one of a file in the ledger's own folder."""
-    return isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
 class _Lock:
@@ -327,7 +327,7 @@ class _Lock:
 
     def _take(self, kind: int) -> TextIO:
         while True:
-            file = self._path.open("a+", encoding="utf-8")
+            file = open_plain(self._path)
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pyogrio
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
 from pyproj import CRS
@@ -27,6 +26,7 @@ from pyproj.exceptions import CRSError
 
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.geopackage import check_geopackage
+from roofkit.ogr import pyogrio
 from roofkit.paths import VECTOR_SUFFIXES
 
 DRIVERS = {

@@ -46,8 +46,9 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
         SettingsError: A suffix that is not in `DRIVERS`.
         OutputError: The disk is full, the folder not writable, or the file does not read back with all features.
     """
-    import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
+
+    from roofkit.ogr import pyogrio
 
     check_suffix(path)
     driver = DRIVERS[path.suffix.lower()]

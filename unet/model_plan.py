@@ -110,30 +110,36 @@ def stored_numbers(source: Path | BinaryIO) -> int:
     """
     count = size = seen = 0
 
-    def look(name: str, link: Any) -> None:
+    def look(name: str, link: Any) -> str | None:
+        """What is wrong; an exception would not get through HDF5 unharmed."""
         nonlocal count, size, seen
         seen += 1
         if not isinstance(link, h5py.HardLink) or seen > OBJECTS:
-            raise ValueError(f"a link that leads elsewhere ({name})" if seen <= OBJECTS else "parts without end")
+            return f"a link that leads elsewhere ({name})" if seen <= OBJECTS else "parts without end"
         item = file[name]
-        if isinstance(item, h5py.Dataset):
-            _check_array(item)
-            count, size = count + item.size, size + item.nbytes
-            _check_room(size, "weights")
+        if not isinstance(item, h5py.Dataset):
+            return None
+        count, size = count + (item.size or 0), size + item.nbytes
+        return _fault(item)
 
     with h5py.File(source, "r") as file:
-        file.visititems_links(look)
+        fault = file.visititems_links(look)
+    if fault:
+        raise ValueError(fault)
+    _check_room(size, "weights")
     return count
 
 
-def _check_array(item: Any) -> None:
+def _fault(item: Any) -> str | None:
+    """Why an array is not one of numbers in its own file; None: it is."""
     created = item.id.get_create_plist()
     if item.external or item.is_virtual:
-        raise ValueError(f"an array that lies in another file ({item.name})")
+        return f"an array that lies in another file ({item.name})"
     if item.dtype.kind not in "fiub" or item.shape is None:
-        raise ValueError(f"{item.name}, which is no array of numbers")
+        return f"{item.name}, which is no array of numbers"
     if not {created.get_filter(i)[0] for i in range(created.get_nfilters())} <= FILTERS:
-        raise ValueError(f"{item.name}, packed in a way that HDF5 does not know")
+        return f"{item.name}, packed in a way that HDF5 does not know"
+    return None
 
 
 def _check_room(size: int, what: str) -> None:
