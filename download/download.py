@@ -31,7 +31,7 @@ from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.ledger import input_digests
-from roofkit.paths import Paths
+from roofkit.paths import Paths, check_input
 from roofkit.raster import create_raster, open_raster
 from roofkit.settings import DownloadArgs, RasterArgs
 from roofkit.vectors import write_features
@@ -365,6 +365,16 @@ def new_web(settings: DownloadArgs) -> "Web":
     return web
 
 
+def check_files(settings: DownloadArgs, given: dict[str, Any], run: Run) -> None:
+    """Raise SettingsError where the settings file, not the command line, names a file outside of the project."""
+    folder = run.settings_path.resolve().parent
+    names = {"aoi": [settings.aoi], "labels_file": [settings.labels_file], "address": settings.address}
+    for key, values in names.items():
+        for name in () if given[key] else filter(None, values):
+            if "://" not in name:
+                check_input(f"download_args.{key}", str(folder / name), (folder, run.paths.data, run.paths.results))
+
+
 def download(options: argparse.Namespace, run: Run) -> DownloadReport:
     """The stage, with what the command line says."""
     given = {name: getattr(options, name) for name in OPTIONS}
@@ -372,6 +382,7 @@ def download(options: argparse.Namespace, run: Run) -> DownloadReport:
         given[name] = _absolute(given[name]) if given[name] else None
     given["address"] = [_absolute(text) for text in given["address"]] if given["address"] else None
     settings = run.block("download_args", given)
+    check_files(settings, given, run)
     from sources.table import imagery_source
 
     own = own_files(run.paths) if settings.source == "sample" else []

@@ -48,7 +48,7 @@ from roofkit.errors import BadInputError, MismatchError, MissingInputError, Roof
 from roofkit.ledger import input_digests
 from roofkit.pairs import by_stem, check_grid, mask_files, pair_rasters, read_mask
 from roofkit.paths import find_labels, holds_files
-from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, read_pixels, windows
+from roofkit.raster import Grid, Valid, grid_of, name_of, open_raster, raster_files, read_pixels, windows
 from roofkit.settings import EvaluateArgs, MaskArgs
 from roofkit.workers import map_items
 
@@ -148,10 +148,14 @@ def read_probability(src: DatasetReader, window: Window) -> tuple[NDArray[Any], 
     """
     pixels, valid = read_pixels(src, window)
     if len(pixels) != 1:
-        raise BadInputError(src.name, f"{len(pixels)} bands", "one band of roof probabilities", "Make it with predict.")
+        raise BadInputError(
+            name_of(src), f"{len(pixels)} bands", "one band of roof probabilities", "Make it with predict."
+        )
     low, high = pixels[0].min(where=valid, initial=0), pixels[0].max(where=valid, initial=0)
     if low < 0 or high > 1:
-        raise BadInputError(src.name, f"values {low:g} to {high:g}", "probabilities, 0 to 1", "Make it with predict.")
+        raise BadInputError(
+            name_of(src), f"values {low:g} to {high:g}", "probabilities, 0 to 1", "Make it with predict."
+        )
     return pixels[0], valid
 
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.crs import CRS as RasterCRS
 from rasterio.features import rasterize
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -268,7 +268,7 @@ def find_frames(paths: Sequence[Path | Address], dst: Path) -> list[Frame]:
 
 def find_frame(path: Path | Address, dst: Path) -> Frame:
     """A frame, looked at; its bytes are read only where they say what is valid, or where chip noted what they are."""
-    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True), open_raster(path) as src:  # there may be 25,000 in the folder
+    with open_raster(path) as src:
         grid, is_valid = grid_of(src), all_valid(src)
     if grid.crs is None:
         advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."
@@ -281,9 +281,9 @@ def find_frame(path: Path | Address, dst: Path) -> Frame:
 
 
 @cache
-def same_crs(wkt: str) -> Any:
+def same_crs(wkt: str) -> RasterCRS:
     """The CRS of that text: one for all frames, which makes them small on their way to other processes."""
-    return rasterio.crs.CRS.from_wkt(wkt)
+    return RasterCRS.from_wkt(wkt)
 
 
 def spill_in(dst: Path, run: Run) -> AbstractContextManager[Spill]:

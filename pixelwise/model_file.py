@@ -18,6 +18,7 @@ from pixelwise.features import Bands, Features
 from pixelwise.models import arrays_of, model_of
 from roofkit.artifacts import committed
 from roofkit.errors import BadInputError, MissingInputError, OutputError, SettingsError
+from roofkit.memory import free_memory
 from roofkit.settings import Block, PixelArgs
 
 SUFFIX = ".skops"
@@ -28,6 +29,8 @@ TRUSTED = {
 SCHEMA = "schema.json"
 SCHEMA_BYTES = 2**20
 LARGEST = 4 * 2**30  # bytes of a model when unpacked
+MEMORY_SHARE = 0.5  # of the memory that is free: the same
+MOST_FEATURES = 2**20  # a forest knows 65,536 at most
 
 
 class Facts(Block):
@@ -127,7 +130,7 @@ def _bad(path: Path, found: str) -> BadInputError:
 def _check_archive(packed: bytes) -> None:
     """Raise ValueError where the archive names anything but arrays, texts and dictionaries, or is a bomb."""
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+        if sum(entry.file_size for entry in archive.infolist()) > min(LARGEST, MEMORY_SHARE * free_memory()):
             raise ValueError("too large")
         if archive.getinfo(SCHEMA).file_size > SCHEMA_BYTES:
             raise ValueError("too long a schema")
@@ -152,6 +155,8 @@ def _check_types(node: Any) -> None:
 
 def _classifier(text: str, arrays: Any) -> PixelClassifier:
     facts = Facts.model_validate_json(text, strict=True)
+    if _features_at_most(facts.settings, len(facts.band_names)) > MOST_FEATURES:
+        raise ValueError("features without end")
     features = Features(facts.settings, Bands(facts.band_names, facts.band_mean, facts.band_deviation))
     if len({len(facts.band_names), len(facts.band_mean), len(facts.band_deviation)}) != 1:
         raise ValueError("as many names as means and deviations of bands")
@@ -159,3 +164,10 @@ def _classifier(text: str, arrays: Any) -> PixelClassifier:
         raise ValueError("a deviation or slope that is not above 0")
     model = model_of(facts.kind, arrays, len(features.names))
     return PixelClassifier(facts.kind, features, model, Calibration(facts.slope, facts.offset), facts.threshold)
+
+
+def _features_at_most(settings: PixelArgs, bands: int) -> int:
+    """A bound on the number of features, known before any is named."""
+    around = (settings.mean, settings.deviation, settings.edges, settings.texture, settings.hessian, settings.hessian)
+    layers = len(settings.values) + len(settings.scales) * sum(map(len, around))
+    return layers * max(1, bands * (bands - 1) // 2 if settings.pairs == "all" else bands)

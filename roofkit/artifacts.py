@@ -28,6 +28,7 @@ from typing import Any, TextIO
 
 from roofkit.cli import say
 from roofkit.errors import LockedError, OutputError
+from roofkit.fence import check_names, check_place, open_plain
 from roofkit.ledger import digest, line_of, read_ledger
 from roofkit.shards import Shard
 
@@ -63,6 +64,7 @@ def committed(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{PART}{attempt.get()}{'~' * bool(attempt.get())}{path.name}")
     try:
         with _disk_errors(path):
+            check_place(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_part(part)
             yield part
@@ -157,6 +159,7 @@ class Outputs:
 
     def __enter__(self) -> "Outputs":
         try:
+            check_place(self.folder / self._stem)
             with _disk_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
             self._held.append(_Lock(self.folder / f"{self._stem}.lock", shared=bool(self.shard)))
@@ -208,6 +211,7 @@ class Outputs:
         Raises:
             OutputError: A file is in the way that this stage did not write, or that was changed since.
         """
+        check_names(self.folder, keys)
         todo = [name for name, key in keys.items() if not self._is_kept(name, key)]
         gone = set() if self.shard else (set(self._records) | self._planned) - set(keys)
         if not self.overwrite:
@@ -249,7 +253,7 @@ class Outputs:
         self._records[name] = entry
         with _disk_errors(self._ledger):
             if self._log is None:
-                self._log = self._ledger.open("a", encoding="utf-8")
+                self._log = open_plain(self._ledger)
             self._log.write(line_of(entry))
             self._log.flush()
 
@@ -356,7 +360,7 @@ class _Lock:
     def _take(self, kind: int) -> TextIO:
         while True:
             with _disk_errors(self._path):
-                file = self._path.open("a+", encoding="utf-8")
+                file = open_plain(self._path)
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 from roofkit.addresses import check_addresses
 from roofkit.errors import RoofError
+from roofkit.fence import enclose
+from roofkit.heeded import heed
 from roofkit.paths import ROOT, Paths, project_paths
 from roofkit.settings import Block, Settings, check_settings, load_settings
 from roofkit.shards import Shard, shard_of
@@ -147,8 +149,10 @@ def start_run(options: argparse.Namespace) -> Run:
     """The run that the common options describe."""
     check_addresses(options)
     settings = load_settings(options.settings)
+    heed(settings.raster_args.sidecars)
     base = options.settings.resolve().parent
     paths = project_paths(settings, base, options.data, options.results)
+    enclose(paths.data, paths.results)
     where: dict[str, Any] = {name: getattr(options, name, None) for name in ("scheduler", "shard")}
     if where["scheduler"]:  # whose workers run in folders of their own
         vars(options).update({k: value.absolute() for k, value in vars(options).items() if isinstance(value, Path)})
@@ -157,7 +161,7 @@ def start_run(options: argparse.Namespace) -> Run:
 
 
 def _fail(line: str) -> int:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"error: {_shown(line)}", file=sys.stderr)
     return FAILED
 
 
@@ -195,7 +199,12 @@ def _readable(value: Any) -> str:
 
 def say(line: str) -> None:
     """One line to the user, on stderr so that it never mixes with a report."""
-    print(line, file=sys.stderr, flush=True)
+    print(_shown(line), file=sys.stderr, flush=True)
+
+
+def _shown(line: str) -> str:
+    """One line that a terminal shows as it is: names and texts of files may hold signs that command it."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(line.split()))
 
 
 def progress(items: Iterable[Item], total: int, label: str, *, quiet: bool = False) -> Iterator[Item]:

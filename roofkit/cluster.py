@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from roofkit.artifacts import attempt
 from roofkit.errors import ClusterError, RoofError
+from roofkit.heeded import are_heeded, heed
 from roofkit.workers import AHEAD
 
 Item = TypeVar("Item")
@@ -32,7 +33,7 @@ def map_on_cluster(work: Callable[[Item], Result], items: Sequence[Item], schedu
         waiting: deque[Any] = deque()
         try:
             for item in items:
-                waiting.append(client.submit(_attempted, work, item, pure=False))
+                waiting.append(client.submit(_attempted, work, item, are_heeded(), pure=False))
                 if len(waiting) >= ahead:
                     yield _result(waiting.popleft(), scheduler)
             while waiting:
@@ -41,8 +42,9 @@ def map_on_cluster(work: Callable[[Item], Result], items: Sequence[Item], schedu
             client.cancel(list(waiting), force=True)
 
 
-def _attempted(work: Callable[[Item], Result], item: Item) -> Result:
+def _attempted(work: Callable[[Item], Result], item: Item, sidecars: bool) -> Result:
     """Run a task so that what it writes has a name of its own until it is whole."""
+    heed(sidecars)
     token = attempt.set(uuid.uuid4().hex[:12])
     try:
         return work(item)

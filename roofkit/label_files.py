@@ -19,24 +19,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pyogrio
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
+from roofkit.geopackage import check_geopackage
+from roofkit.ogr import pyogrio
 from roofkit.paths import VECTOR_SUFFIXES
 
 DRIVERS = {
     ".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON", ".json": "GeoJSON", ".fgb": "FlatGeobuf",
 }  # fmt: skip
-FIRST_BYTES = {".gpkg": b"SQLite format 3\0", ".shp": b"\x00\x00\x27\x0a", ".fgb": b"fgb", ".parquet": b"PAR1"}
+FIRST_BYTES = {".gpkg": b"SQLite format 3\0", ".shp": b"\x00\x00\x27\x0a", ".fgb": b"fgb\3fgb", ".parquet": b"PAR1"}
 OGR_ERRORS = (DataLayerError, DataSourceError, FeatureError, GeometryError)
 STREAM_ERRORS = (*OGR_ERRORS, UnicodeDecodeError, OSError, pa.ArrowException)
 PARQUET_ERRORS = (KeyError, TypeError, ValueError, OSError, pa.ArrowException)
 ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 BATCH = 65_536  # features read at once
+HEADER_BYTES = 10 * 2**20  # of FlatGeobuf, as GDAL has it
+MOST_COLUMNS = 5000  # attributes of a layer
 CURVES = pa.array(  # WKB's numbers of shapes with arcs, which shapely does not read: 2-D, Z, M, ZM
     [(kind + more).to_bytes(4, order) for kind in range(8, 13) for more in (0, 1000, 2000, 3000) for order in ORDERS]
 )
@@ -249,14 +252,31 @@ def open_label_file(path: Path, layer: str | None) -> VectorFile:
 
 def _open_ogr(path: Path, layer: str | None) -> OgrFile:
     driver = DRIVERS[path.suffix.lower()]
-    source = f"GeoJSON:{path.resolve()}" if driver == "GeoJSON" else str(path.resolve())
+    if driver == "GPKG":
+        check_geopackage(path)
+    source = gdal_name(path) if driver != "GeoJSON" else f"GeoJSON:{gdal_name(path)}"
     with readable(path), quiet():
         layer = _layer(path, source, layer)
         info = pyogrio.read_info(source, layer=layer)
     if info["driver"] != driver or info["geometry_type"] is None:
         found = f"a {info['driver']} file" if info["driver"] != driver else "a table without geometry"
         raise BadInputError(path, found, f"{driver} polygons", "Choose another file.")
+    if len(info["fields"]) > MOST_COLUMNS:
+        found = f"{len(info['fields']):,} attributes"
+        raise BadInputError(path, found, f"at most {MOST_COLUMNS:,}", "Leave some out (ogr2ogr -select).")
     return OgrFile(path, _crs(info["crs"], path), tuple(info["fields"]), source, layer, info["features"])
+
+
+def gdal_name(path: Path) -> str:
+    """The absolute path as pyogrio takes it.
+
+    Raises:
+        BadInputError: It holds a `!`, where pyogrio would cut it: another file would be opened.
+    """
+    name = str(path.resolve())
+    if "!" in name:
+        raise BadInputError(path, "a path with '!'", "a path without", "Rename the file or folder.")
+    return name
 
 
 def _open_parquet(path: Path) -> ParquetFile:
@@ -279,7 +299,7 @@ def _crs(crs: Any, path: Path) -> CRS | None:
 
 
 def _sniff(path: Path) -> None:
-    """Raise unless the file begins as its suffix says, and a shapefile is as long as it says."""
+    """Raise unless the file begins as its suffix says; its header, too, where a driver of text could be taken in."""
     with path.open("rb") as file:
         head = file.read(64)
     kind = path.suffix.lower()
@@ -288,6 +308,8 @@ def _sniff(path: Path) -> None:
     if not fits:
         found = f"begins with {head[:16]!r}" if head else "0 bytes"
         raise BadInputError(path, found, f"the content of a {kind} file", "Replace or remove it.")
+    if kind == ".fgb" and (len(head) < 12 or struct.unpack("<I", head[8:12])[0] > HEADER_BYTES):
+        raise BadInputError(path, "no header", "the content of a .fgb file", "Replace or remove it.")
     if kind == ".shp":
         length = 2 * struct.unpack(">i", head[24:28])[0] if len(head) >= 28 else 100
         if path.stat().st_size < length:

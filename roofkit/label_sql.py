@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyogrio
 from numpy.typing import NDArray
 
 from roofkit.errors import RoofError, SettingsError
 from roofkit.label_files import STREAM_ERRORS, OgrFile, Rows, VectorFile, quiet
+from roofkit.ogr import pyogrio
 
 OGR_NAMES = ("fid", "ogr_geometry", "ogr_style", "ogr_geom_wkt", "ogr_geom_area")
 SQL_WORDS = re.compile(

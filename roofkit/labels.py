@@ -14,7 +14,6 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import pyogrio
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
@@ -24,6 +23,7 @@ from roofkit import label_sql
 from roofkit.errors import BadInputError, MismatchError, SettingsError
 from roofkit.label_files import OgrFile, Rows, VectorFile, open_label_files, quiet, readable
 from roofkit.ledger import check_input
+from roofkit.ogr import pyogrio
 from roofkit.vectors import safe_names
 
 POLYGONAL, COLLECTION = (3, 6), 7  # shapely's type numbers

@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from roofkit.errors import BadInputError
+from roofkit.fence import inside
 
 SUFFIX = ".ledger.jsonl"
 CHECKED = re.compile(r'(.*), "check": "([0-9a-f]{16})"\}')
@@ -58,13 +59,14 @@ def read_ledger(path: Path) -> Ledger:
     found = Ledger()
     if not path.is_file():
         return found
+    is_inside = inside(path.parent)  # somebody may have edited it
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         entry = _entry(line)
-        if "planned" in entry:
-            names = {name for name in entry["planned"] if _stays_inside(name)}
+        if isinstance(entry.get("planned"), list):
+            names = {name for name in entry["planned"] if is_inside(name)}
             found.planned.update(names)
             found.missing.update(names)
-        elif {"name", "key", "sha256"} <= set(entry) and _stays_inside(entry["name"]):
+        elif {"name", "key", "sha256"} <= set(entry) and is_inside(entry["name"]):
             found.records[entry["name"]] = entry
             found.missing.discard(entry["name"])
     return found
@@ -88,14 +90,9 @@ def _entry(line: str) -> Record:
         return {}
     try:
         entry = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
-
-
-def _stays_inside(name: Any) -> bool:
-    """Whether a name in a ledger, which somebody may have edited, is one of a file in the ledger's own folder."""
-    return isinstance(name, str) and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
 def input_digest(path: Path) -> str:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from rasterio.errors import RasterioIOError
 
 from roofkit.checks import SHOWN, grid_in, listed
 from roofkit.errors import BadInputError
 from roofkit.findings import Finding, found, passed
 from roofkit.pairs import by_stem, mask_files, read_mask
-from roofkit.raster import gdal_env, open_raster, windows
+from roofkit.raster import check_memory, open_any_raster, open_raster, windows
 
 WINDOW = 2048  # side of the windows in which masks are read
 
@@ -49,13 +48,14 @@ def mask_facts(path: Path) -> MaskFacts:
     """What a mask file holds; unlike `read_mask`, of any dtype and any values.
 
     Raises:
-        BadInputError: It is no raster.
+        MissingInputError, BadInputError: As for `open_raster`, but for the dtype.
     """
     values: set[float] = set()
     pixels = roofs = 0
     try:
-        with gdal_env(), rasterio.open(path) as src:
+        with open_any_raster(path) as src:
             for window in windows(src.height, src.width, WINDOW):
+                check_memory(src, window)
                 part = np.where(src.read_masks(window=window) != 0, src.read(window=window), 0)  # invalid: no roof
                 pixels, roofs = pixels + part.size, roofs + int(np.count_nonzero(part > 0))
                 found = np.unique(part)

@@ -12,7 +12,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
-from roofkit.raster import DRIVERS, Grid, Valid, data_bands, grid_of, open_raster, raster_files, read_pixels
+from roofkit.raster import DRIVERS, Grid, Valid, data_bands, grid_of, name_of, open_raster, raster_files, read_pixels
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,12 @@ def read_mask(src: DatasetReader, window: Window | None = None) -> tuple[Valid, 
         BadInputError: It has several bands, or other values.
     """
     if len(data_bands(src)) != 1:
-        raise BadInputError(src.name, f"{len(data_bands(src))} bands", "a mask of one band", "Make it with mask.")
+        raise BadInputError(name_of(src), f"{len(data_bands(src))} bands", "a mask of one band", "Make it with mask.")
     (pixels,), valid = read_pixels(src, window)
     if src.nodata == 0 and src.mask_flag_enums == ([MaskFlags.nodata],):
         valid |= pixels == 0
     values = np.unique(pixels[valid]).tolist()
     if not (set(values) <= {0, 255} or set(values) <= {0, 1}):
         shown = ", ".join(f"{value:g}" for value in values[:6]) + (", …" if len(values) > 6 else "")
-        raise BadInputError(src.name, f"values {shown}", "0 and 255, or 0 and 1", "Make it with mask.")
+        raise BadInputError(name_of(src), f"values {shown}", "0 and 255, or 0 and 1", "Make it with mask.")
     return np.asarray(pixels > 0), valid

@@ -1,5 +1,6 @@
 """Where everything of one project lies: the names in settings, made absolute."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -12,6 +13,7 @@ IN_RESULTS = (
     "forest", "forest_predictions", "forest_probabilities",
     "regression", "regression_predictions", "regression_probabilities",
 )  # fmt: skip
+LONGEST = 255  # bytes of a file's name
 VECTOR_SUFFIXES = (".gpkg", ".shp", ".geojson", ".json", ".parquet", ".fgb")
 
 
@@ -80,6 +82,8 @@ def project_paths(settings: Settings, base: Path, data: Path | None = None, resu
     """
     names, results_name = settings.path_args, settings.training_args.results_folder
     data_name = names.data or _shared_folder(names) or "data"
+    for setting, name in (("path_args.data", data_name), ("training_args.results_folder", results_name)):
+        check_form(f"{setting} {name}", name)
     data_folder = (data.absolute() if data else base / data_name).resolve()
     results_folder = (results.absolute() if results else base / results_name).resolve()
     found = {
@@ -90,6 +94,9 @@ def project_paths(settings: Settings, base: Path, data: Path | None = None, resu
         if name != "data"
     }
     found["checkpoint"] = _inside(results_folder, results_name, settings.checkpoint_args.checkpoint_path)
+    weights = settings.model_args.encoder_weights
+    if weights not in (None, "imagenet"):
+        check_input("model_args.encoder_weights", str(weights), (base, data_folder, results_folder))
     return Paths(data=data_folder, results=results_folder, **found)
 
 
@@ -103,15 +110,35 @@ def _shared_folder(names: PathArgs) -> str | None:
 
 def _inside(folder: Path, folder_name: str, name: str) -> Path:
     """`name` inside `folder`; a name that already starts with the folder's own name means the same file."""
+    check_form(f"path_args {name}", name)
     path = PurePath(name)
-    if ".." in path.parts:
-        raise SettingsError(f"path_args {name}", "it holds '..'", f"a name inside {folder}", "Write the plain name.")
     if path.is_relative_to(PurePath(folder_name)) and path != PurePath(folder_name):
         path = path.relative_to(folder_name)
     if not (folder / path).resolve().is_relative_to(folder):
         found = f"it leaves that folder, to {(folder / path).resolve()}"
         raise SettingsError(f"path_args {name}", found, f"a name inside {folder}", "Name the folder with --data.")
     return folder / path
+
+
+def check_form(setting: str, name: str) -> None:
+    """Raise SettingsError where a name in the settings climbs out of its folder, or is none that a file can have."""
+    parts = PurePath(name).parts
+    if ".." in parts:
+        raise SettingsError(setting, "it holds '..'", "a name inside its folder", "Write the plain name.")
+    if not name.isprintable() or any(len(part.encode()) > LONGEST for part in parts):
+        found = f"{name[:40]!r}{'…' * (len(name) > 40)}"
+        raise SettingsError(setting, found, f"printable letters, {LONGEST} bytes at most", "Choose another name.")
+
+
+def check_input(setting: str, name: str, folders: Iterable[Path]) -> None:
+    """Raise SettingsError where a settings file names a file to read that lies outside of these folders.
+
+    A file named on the command line may lie anywhere; a settings file may come from somebody else.
+    """
+    check_form(f"{setting} {name}", name)
+    if not any(Path(name).resolve().is_relative_to(folder.resolve()) for folder in folders):
+        expected = "a file beside the settings, or in the data or results folder"
+        raise SettingsError(f"{setting} {name}", "it lies elsewhere", expected, "Copy it there.")
 
 
 def holds_files(folder: Path) -> bool:

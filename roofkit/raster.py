@@ -30,15 +30,21 @@ from rasterio.windows import Window
 from roofkit.addresses import Address
 from roofkit.artifacts import committed, fingerprint
 from roofkit.errors import BadInputError, MissingInputError, OutputError
+from roofkit.heeded import are_heeded
 from roofkit.ledger import input_digests
+from roofkit.memory import free_memory
 from roofkit.settings import RasterArgs
-from roofkit.tiff import BlockFile, blocks_of, deflated, deflated_bits
+from roofkit.sidecars import Sidecars, box, read_sidecars
+from roofkit.tiff import BlockFile, block_sizes, blocks_of, deflated, deflated_bits
 
 DRIVERS = {"tif": "GTiff", "tiff": "GTiff", "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG"}
 DTYPES = ("uint8", "uint16", "int16", "float32")
 BLOCK = 256  # side of a GeoTIFF block
 CACHE_BYTES = 64 * 2**20
 BLOCK_BYTES = 256 * 2**20  # a block that decodes to more is refused: GDAL reads blocks whole
+MOST_PIXELS = 10**12  # of one raster: more is a slip of scale, or a file that lies
+SMALL = 64 * 2**20  # bytes of pixels that are read without looking at memory
+MEMORY_SHARE = 0.5  # of the memory that is free: pixels that are read at once
 IN_MEMORY = 64 * 2**20  # bytes of pixels up to which a new raster is made in memory
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a PNG, with its checksum
 THREADS = 4  # that encode the windows of a large raster
@@ -117,21 +123,77 @@ def gdal_env() -> Iterator[None]:
 def open_raster(path: Path | Address) -> Iterator[DatasetReader]:
     """An open GeoTIFF, PNG or JPEG; at an address only a GeoTIFF, of which no file beside it is read.
 
+    This is the one door for rasters. Files beside one say only what it does not say itself (see `roofkit.sidecars`).
+
     Raises:
         MissingInputError: There is no such file.
-        BadInputError: It is of another kind, broken, of a dtype that this program does not know, or in huge blocks.
+        BadInputError: It is of another kind, broken, of a dtype that this program does not know, in huge blocks, of
+            more pixels than there can be, or names another file to read; or a file beside it is broken.
         WebError: The server of an address fails, also while the raster is read.
     """
-    opened = _open_address(path) if isinstance(path, Address) else _open_file(path)
-    with gdal_env(), opened as src:
+    with open_any_raster(path) as src:
         if src.count == 0 or set(src.dtypes) - set(DTYPES) or len(set(src.dtypes)) > 1:
             found = f"pixels of {', '.join(sorted(set(src.dtypes))) or 'no band'}"
             raise BadInputError(str(path), found, f"one of {', '.join(DTYPES)}", "Convert it (gdal_translate -ot).")
-        size = block_bytes(src)
-        if size > BLOCK_BYTES:
-            found, expected = f"blocks of {size / 2**20:,.0f} MiB", f"at most {BLOCK_BYTES // 2**20} MiB"
-            raise BadInputError(str(path), found, expected, "Store it in tiles (gdal_translate -co TILED=YES).")
         yield src
+
+
+@contextlib.contextmanager
+def open_any_raster(path: Path | Address) -> Iterator[DatasetReader]:
+    """The same for pixels of any dtype, also several."""
+    opened = _open_address(path) if isinstance(path, Address) else _open_file(path)
+    with gdal_env(), opened as src:
+        check_plan(src, str(path))
+        yield src
+
+
+@contextlib.contextmanager
+def open_raster_bytes(data: bytes, driver: str, where: str) -> Iterator[DatasetReader]:
+    """A raster in memory, of any dtype, opened by that driver alone.
+
+    Raises:
+        RasterioError: It is none.
+        BadInputError: As for `open_raster`; `where` is what the error names.
+    """
+    with gdal_env(), MemoryFile(data) as file, file.open(driver=driver) as src:
+        check_plan(src, where, lambda start, count: data[start : start + count])
+        yield src
+
+
+def check_plan(src: DatasetReader, where: str, read: Callable[[int, int], bytes] | None = None) -> None:
+    """Raise unless an open raster can be read in pieces that fit into memory, and is one by itself.
+
+    Args:
+        src: Nothing of it was read yet.
+        where: Its name in errors.
+        read: Gives bytes of its file by place and number; None: `src.part_of_file`, or the file is not looked at.
+
+    Raises:
+        BadInputError: It is too large, in huge blocks (those of its mask count, too), or names another file.
+    """
+    if src.width * src.height > MOST_PIXELS:
+        found, expected = f"{src.height:,} x {src.width:,} pixels", f"at most {MOST_PIXELS:,}"
+        raise BadInputError(where, found, expected, "Cut it into parts (gdal_retile.py), or check its header.")
+    if "OVERVIEW_FILE" in src.tags(ns="OVERVIEWS"):
+        advice = "Rewrite it (gdal_translate)."
+        raise BadInputError(where, "a raster that names another file", "pixels of its own", advice)
+    size = block_bytes(src) if src.count else 0
+    read = read or getattr(src, "part_of_file", None)
+    if src.driver == "GTiff" and read and any(MaskFlags.per_dataset in flags for flags in src.mask_flag_enums):
+        size = max(size, _largest_block(read, where))
+    if size > BLOCK_BYTES:
+        found, expected = f"blocks of {size / 2**20:,.0f} MiB", f"at most {BLOCK_BYTES // 2**20} MiB"
+        raise BadInputError(where, found, expected, "Store it in tiles (gdal_translate -co TILED=YES).")
+
+
+def _largest_block(read: Callable[[int, int], bytes], where: str) -> int:
+    """Bytes of the largest block in a TIFF file, that of a mask included: GDAL only tells of those of bands."""
+    try:
+        return max(block_sizes(read), default=0)
+    except ValueError as error:
+        raise BadInputError(
+            where, f"not readable as GTiff ({error})", "a whole file", "Replace or remove it."
+        ) from None
 
 
 @contextlib.contextmanager
@@ -145,13 +207,69 @@ def _open_file(path: Path) -> Iterator[DatasetReader]:
             path, f"a {path.suffix or 'nameless'} file", "a .tif, .png or .jpg", "Convert it to GeoTIFF."
         )
     _check_end(path, driver)
+    with _open_alone(path, driver) as src:
+        sidecars = _sidecars_of(src, path) if are_heeded() else Sidecars()
+        if not sidecars.files:
+            yield src
+            return
+    if sidecars.mask:
+        _check_mask(sidecars.mask, src)
+    with _open_boxed(path, driver, sidecars) as src:
+        yield src
+
+
+@contextlib.contextmanager
+def _open_alone(path: Path, driver: str) -> Iterator[DatasetReader]:
+    """A raster of which GDAL sees no other file."""
     try:
-        src = rasterio.open(path, driver=driver)
-    except RasterioIOError as error:
+        with rasterio.Env(GDAL_PAM_ENABLED=False, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            src = rasterio.open(path.absolute(), driver=driver)  # absolute: no letters before a colon mean anything
+            _ = src.mask_flag_enums, src.tags()  # now: GDAL looks for other files when these are first asked for
+    except (RasterioIOError, CPLE_BaseError) as error:
         found = "0 bytes" if path.stat().st_size == 0 else f"not readable as {driver} ({error})"
         raise BadInputError(path, found, f"a {driver} file", "Replace or remove it.") from None
     with src:
+        _tell(src, path, ())
         yield src
+
+
+@contextlib.contextmanager
+def _open_boxed(path: Path, driver: str, sidecars: Sidecars) -> Iterator[DatasetReader]:
+    """A raster of which GDAL sees what files beside it say, and nothing else."""
+    name, opener = box(path, sidecars)
+    with rasterio.Env(GDAL_PAM_ENABLED=True, GDAL_DISABLE_READDIR_ON_OPEN=True):
+        src = rasterio.open(name, driver=driver, opener=opener)
+        _ = src.mask_flag_enums, src.tags()
+    with src:
+        _tell(src, path, sidecars.files)
+        yield src
+
+
+def _tell(src: DatasetReader, path: Path, beside: tuple[Path, ...]) -> None:
+    """Note what an open file is called in errors, which files beside it count, and how to read it."""
+
+    def part_of_file(start: int, count: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+
+    src.where, src.beside, src.part_of_file = str(path), beside, part_of_file
+
+
+def _sidecars_of(src: DatasetReader, path: Path) -> Sidecars:
+    """What files beside an open raster say of what it does not say itself."""
+    nowhere = src.transform == Affine.identity()
+    return read_sidecars(path, place=src.crs is None, transform=nowhere, validity=_without_mask(src))
+
+
+def _check_mask(mask: Path, src: DatasetReader) -> None:
+    """Raise unless the mask beside a raster is a plain GeoTIFF of its size: GDAL would open it as anything."""
+    with _open_alone(mask, "GTiff") as found:
+        check_plan(found, str(mask))
+        if (found.height, found.width, found.count) != (src.height, src.width, 1) or found.dtypes != ("uint8",):
+            size = f"{found.height} x {found.width} x {found.count} {found.dtypes[0]}"
+            expected = f"{src.height} x {src.width} x 1 uint8, as the raster beside it"
+            raise BadInputError(mask, size, expected, "Remove it, or set raster_args.sidecars to false.")
 
 
 @contextlib.contextmanager
@@ -161,7 +279,9 @@ def _open_address(address: Address) -> Iterator[DatasetReader]:
 
     problems: list[BaseException] = []  # of the server; GDAL only knows that bytes are missing
     try:
-        with open_bytes(StoredBytes(address), problems) as src:
+        data = StoredBytes(address)
+        with open_bytes(data, problems) as src:
+            src.part_of_file = data.read
             _ = src.mask_flag_enums  # now: GDAL takes a mask that it cannot read for none
             _raise_problem(src)
             yield src
@@ -227,6 +347,11 @@ def raster_files(source: Path | Address, extension: str = "tif") -> list[Path] |
     return found
 
 
+def name_of(src: DatasetReader) -> str:
+    """What an open raster is called in errors: its path or address."""
+    return str(getattr(src, "where", src.name))
+
+
 def grid_of(src: DatasetReader) -> Grid:
     """The grid of an open raster."""
     return Grid(src.crs, src.transform, src.height, src.width)
@@ -270,16 +395,17 @@ def raster_digest(path: Path | Address) -> str:
 
         return address_digest(path)
     with open_raster(path) as src:
-        return fingerprint(*input_digests(map(Path, sorted(src.files))))
+        return fingerprint(*input_digests([path, *src.beside]))
 
 
 def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixels, Valid]:
     """Data bands (bands, rows, cols) in the file's dtype, and their validity, of a window inside the raster.
 
     Raises:
-        BadInputError: The file's pixels are broken.
+        BadInputError: The file's pixels are broken, or more than fit into memory.
         WebError: The server of an address fails.
     """
+    check_memory(src, window)
     try:
         pixels = src.read(indexes=data_bands(src), window=window)
         masked = np.ones(pixels.shape[1:], bool) if _without_mask(src) else src.dataset_mask(window=window) != 0
@@ -306,9 +432,18 @@ def read_valid(src: DatasetReader, window: Window) -> Valid:
     return valid
 
 
+def check_memory(src: DatasetReader, window: Window | None = None) -> None:
+    """Raise BadInputError where the pixels of a window, or of all, are more than there is memory for."""
+    rows, cols = (src.height, src.width) if window is None else (int(window.height), int(window.width))
+    size = rows * cols * (src.count * np.dtype(src.dtypes[0]).itemsize + 1)  # and a byte that says what is valid
+    if size > SMALL and size > MEMORY_SHARE * free_memory():
+        found, expected = f"{size / 2**20:,.0f} MiB of pixels to read at once", "what fits into memory"
+        raise BadInputError(name_of(src), found, expected, "Cut it into smaller rasters (chip/chip.py).")
+
+
 def _broken(src: DatasetReader, error: Exception) -> BadInputError:
     _raise_problem(src)
-    return BadInputError(getattr(src, "where", src.name), f"broken pixels ({error})", "a whole file", "Replace it.")
+    return BadInputError(name_of(src), f"broken pixels ({error})", "a whole file", "Replace it.")
 
 
 def finite(pixels: Pixels, valid: Valid) -> Valid:

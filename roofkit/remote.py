@@ -223,7 +223,7 @@ class GoogleStore(Store):
             page = json.loads(content)
             names = [_listed(folder, item) for item in page.get("items", ())]
             return names, str(page.get("nextPageToken", ""))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             found = f"no listing ({type(error).__name__})"
             raise BadInputError(str(folder), found, "a bucket", "Check the address.") from None
 

@@ -42,6 +42,8 @@ def _plain_extension(value: Any) -> Any:
     return {"tiff": "tif", "jpeg": "jpg"}.get(name, name)
 
 
+LONGEST = 2**20  # bytes of a settings file
+SHOWN = 80  # letters of a wrong value that an error shows
 Positive = Annotated[int, Field(ge=1)]
 Sql = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -289,9 +291,13 @@ class DownloadArgs(Block):
 
 
 class RasterArgs(Block):
-    """How rasters are written."""
+    """How rasters are read and written."""
 
     compress: Literal["deflate", "zstd", "lzw", "none"] = "deflate"
+    sidecars: bool = Field(
+        True, description="heed files beside a raster (.aux.xml, a world file, .msk) for what it lacks: CRS, place, "
+        "nodata, mask; never against what it says itself",
+    )  # fmt: skip
 
 
 class ChipArgs(Block):
@@ -479,10 +485,13 @@ def load_settings(path: Path) -> Settings:
         MissingInputError: There is no such file.
         SettingsError: The file is not JSON, a key is unknown or of the wrong type, or two keys contradict each other.
     """
+    if not path.is_file():  # nor a pipe or device, which may have no end
+        raise MissingInputError(path, "no such file", "a settings file", "Name one with --settings FILE.")
+    if path.stat().st_size > LONGEST:
+        found = f"{path.stat().st_size:,} bytes"
+        raise SettingsError(path, found, f"at most {LONGEST:,}", "Start from settings.json.")
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_doubles)
-    except (FileNotFoundError, IsADirectoryError):
-        raise MissingInputError(path, "no such file", "a settings file", "Name one with --settings FILE.") from None
     except UnicodeDecodeError as error:
         raise SettingsError(path, f"not text ({error.reason})", "JSON in UTF-8", "Save it as UTF-8.") from None
     except RecursionError:
@@ -492,6 +501,8 @@ def load_settings(path: Path) -> Settings:
         raise SettingsError(path, found, "JSON", "Correct that place.") from None
     except _DoubleKeyError as error:
         raise SettingsError(path, f"the key {error} stands twice", "each key once", "Remove one of the two.") from None
+    except ValueError:  # of Python, which does not read such numbers
+        raise SettingsError(path, "a number of thousands of digits", "numbers", "Correct it.") from None
     if not isinstance(values, dict):
         raise SettingsError(path, f"a {type(values).__name__}", "an object of blocks", "Start from settings.json.")
     return check_settings(values, path)
@@ -528,7 +539,8 @@ def _named(error: Any, path: Path) -> SettingsError:
     location = [str(part) for part in error["loc"]]
     key = ".".join(part for part in location[:2])
     if error["type"] != "extra_forbidden":
-        found = f"{key} is {json.dumps(error['input'], default=str)}"
+        value = json.dumps(error["input"], default=str)
+        found = f"{key} is {value if len(value) <= SHOWN else value[:SHOWN] + '…'}"
         return SettingsError(path, found, error["msg"][0].lower() + error["msg"][1:], "Correct that value.")
     known = _known_keys(location)
     nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)

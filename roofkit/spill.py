@@ -105,7 +105,8 @@ def spilled(path: Path, *, leftovers: str = "") -> Iterator[Spill]:
     for old in path.parent.glob(leftovers) if leftovers else ():
         old.unlink(missing_ok=True)
     try:
-        with path.open("wb") as file:
+        path.unlink(missing_ok=True)
+        with path.open("xb") as file:  # not through a link
             yield Spill(path, file)
     finally:
         path.unlink(missing_ok=True)

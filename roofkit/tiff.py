@@ -8,7 +8,7 @@ BigTIFF, little-endian.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -35,6 +35,10 @@ SIZES = {
     17: 8,
     18: 8,
 }  # of types
+WIDTH, HEIGHT, BITS, SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_HEIGHT = 256, 257, 258, 277, 278, 284, 322, 323
+BLOCK_FIELDS = (WIDTH, HEIGHT, BITS, SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_HEIGHT)
+WHOLE = {3: "H", 4: "I", 16: "Q"}  # types of whole numbers
+MOST_IMAGES, MOST_FIELDS = 1024, 65_536  # in a file, and in a directory
 NUMBERS = {3: "<u2", 4: "<u4", 16: "<u8"}
 
 
@@ -93,6 +97,74 @@ def _read_entry(data: bytes | memoryview, place: int, form: _Form) -> Entry:
         return Entry(tag, kind, count, inline[:size])
     (elsewhere,) = struct.unpack(form.offset, inline)
     return Entry(tag, kind, count, bytes(data[elsewhere : elsewhere + size]))
+
+
+class _Foreign:
+    """The directories of a TIFF file that may be anybody's, of either order of bytes.
+
+    Raises:
+        ValueError: It is no TIFF, or cut off.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes]) -> None:
+        self._read = read
+        orders = {b"II": "<", b"MM": ">"}
+        if read(0, 2) not in orders:
+            raise ValueError("no TIFF")
+        self._order = orders[read(0, 2)]
+        big = self._unpack("H", 2)[0] == 43
+        self._number, self._entry, self._offset = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
+        self.first: int = self._unpack(self._offset, 8 if big else 4)[0]
+
+    def _size(self, form: str) -> int:
+        return struct.calcsize(self._order + form)
+
+    def _unpack(self, form: str, place: int) -> tuple[Any, ...]:
+        data = self._read(place, self._size(form))
+        if len(data) < self._size(form):
+            raise ValueError("a directory that is cut off")
+        return struct.unpack(self._order + form, data)
+
+    def directory(self, place: int) -> tuple[dict[int, int], int]:
+        """The fields of a directory that say how large its blocks are, and where the next directory is."""
+        (count,) = self._unpack(self._number, place)
+        if count > MOST_FIELDS:
+            raise ValueError("a directory without end")
+        start, size, fields = place + self._size(self._number), self._size(self._entry), {}
+        for here in range(start, start + count * size, size):
+            tag, kind, values, inline = self._unpack(self._entry, here)
+            if tag in BLOCK_FIELDS and kind in WHOLE:
+                inside = self._size(WHOLE[kind]) * values <= len(inline)
+                at = here + size - len(inline) if inside else struct.unpack(self._order + self._offset, inline)[0]
+                (fields[tag],) = self._unpack(WHOLE[kind], at)  # of several values, say bits of each band, the first
+        return fields, self._unpack(self._offset, start + count * size)[0]
+
+
+def block_sizes(read: Callable[[int, int], bytes]) -> Iterator[int]:
+    """Bytes that a block of each image in a TIFF file takes when it is decoded, masks and overviews included.
+
+    Args:
+        read: Gives bytes of the file, which may be anybody's, by place and number.
+
+    Raises:
+        ValueError: It is no TIFF, its directories are broken or lead in a circle, or there are too many.
+    """
+    file = _Foreign(read)
+    seen, place = set[int](), file.first
+    while place:
+        if place in seen or len(seen) == MOST_IMAGES:
+            raise ValueError("directories without end")
+        seen.add(place)
+        fields, place = file.directory(place)
+        yield _block_size(fields)
+
+
+def _block_size(fields: dict[int, int]) -> int:
+    """Bytes of a decoded block by the fields of its directory; GDAL makes bytes of bits."""
+    width, height = fields.get(TILE_WIDTH, fields.get(WIDTH, 0)), fields.get(TILE_HEIGHT, 0)
+    height = height or min(fields.get(ROWS_PER_STRIP, 2**32 - 1), fields.get(HEIGHT, 0))
+    samples = fields.get(SAMPLES, 1) if fields.get(PLANAR, 1) == 1 else 1
+    return width * height * samples * -(-fields.get(BITS, 1) // 8)
 
 
 def blocks_of(data: bytes | memoryview) -> list[list[bytes]]:

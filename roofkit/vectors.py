@@ -23,6 +23,8 @@ def check_suffix(path: Path) -> None:
     if path.suffix.lower() not in DRIVERS:
         found = f"a {path.suffix or 'nameless'} file"
         raise SettingsError(path, found, f"one of {' '.join(DRIVERS)}", "Choose one of these suffixes.")
+    if "!" in str(path.resolve()):  # where pyogrio would cut it, and write to another place
+        raise SettingsError(path, "a path with '!'", "a path without", "Rename the file or folder.")
 
 
 def safe_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -> dict[str, str]:
@@ -44,8 +46,9 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
         SettingsError: A suffix that is not in `DRIVERS`.
         OutputError: The disk is full, the folder not writable, or the file does not read back with all features.
     """
-    import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
+
+    from roofkit.ogr import pyogrio
 
     check_suffix(path)
     driver = DRIVERS[path.suffix.lower()]

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from roofkit.errors import OutputError
+from roofkit.heeded import are_heeded, heed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -84,7 +85,8 @@ def started(count: int) -> Iterator[ProcessPoolExecutor | None]:
     if count <= 1:
         yield None
         return
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(are_heeded(),))
     try:
         yield pool
     except BrokenProcessPool:
@@ -176,8 +178,9 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         pool._result_queue._writer.close()  # type: ignore[attr-defined]
 
 
-def _start_worker() -> None:
+def _start_worker(sidecars: bool) -> None:
     """Leave Ctrl-C to the main process, and end when the main process does, even by kill -9."""
+    heed(sidecars)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()

@@ -25,19 +25,20 @@ from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.ledger import input_digest, input_digests
 from roofkit.range_file import RemoteBytes, open_bytes
 from roofkit.raster import (
-    BLOCK_BYTES,
     DRIVERS,
     DTYPES,
     Grid,
     Pixels,
     Valid,
     band_names,
-    block_bytes,
+    check_memory,
+    check_plan,
     data_bands,
     finite,
     gdal_env,
     grid_of,
     is_rgb,
+    open_any_raster,
     own_names,
 )  # fmt: skip
 from roofkit.settings import DownloadArgs
@@ -94,13 +95,9 @@ class Raster:
             WebError: Its server fails.
         """
         problems: list[BaseException] = []
-        with gdal_env(), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             try:
                 src = stack.enter_context(self._dataset(problems))
-                size = block_bytes(src)
-                if size > BLOCK_BYTES:
-                    found, expected = f"blocks of {size >> 20:,} MiB", f"at most {BLOCK_BYTES >> 20} MiB"
-                    raise BadInputError(self.where, found, expected, "Use a tiled file (gdal_translate -of COG).")
                 yield src
             except (RasterioError, CPLE_BaseError) as error:
                 if not problems:
@@ -109,11 +106,15 @@ class Raster:
             if problems:  # of which GDAL only knows that bytes are missing
                 raise problems[0]
 
-    def _dataset(self, problems: list[BaseException]) -> DatasetReader:
+    @contextlib.contextmanager
+    def _dataset(self, problems: list[BaseException]) -> Iterator[DatasetReader]:
         if self.data is None:
-            path = self.path or Path()
-            return rasterio.open(path, driver=DRIVERS[path.suffix.lower().lstrip(".")])
-        return open_bytes(self.data, problems)
+            with open_any_raster(self.path or Path()) as src:
+                yield src
+            return
+        with gdal_env(), open_bytes(self.data, problems) as src:
+            check_plan(src, self.where, self.data.read)
+            yield src
 
 
 def raster_at(address: str, web: Web, folder: Path, *, given: bool = True, stem: str | None = None) -> Raster:
@@ -205,7 +206,7 @@ def _scenes(raster: Raster, stem: str, settings: DownloadArgs, area: Area | None
             return []
         warped = not _on_grid(grid_of(src), grid)
         nodata = own_nodata(src, dtype)
-        beside = [] if raster.path is None else input_digests(Path(name) for name in sorted(src.files[1:]))
+        beside = [] if raster.path is None else input_digests(src.beside)
     request: dict[str, Any] = {"version": raster.version, "bands": bands}
     request |= {"beside": beside} if beside else {}  # files that say where it lies or what is valid
     request |= {"warped": settings.resampling} if warped else {}
@@ -420,6 +421,7 @@ def read_scene(scene: Scene, window: Window, settings: DownloadArgs) -> tuple[Pi
 def _plain(src: DatasetReader, bands: list[int], grid: Grid) -> tuple[Pixels, Valid]:
     col, row = ~src.transform @ (grid.transform.c, grid.transform.f)
     window = Window(round(col), round(row), grid.width, grid.height)
+    check_memory(src, window)
     return src.read(bands, window=window), src.dataset_mask(window=window) != 0
 
 

@@ -5,6 +5,7 @@ memory or time than it allows is halved. Masked pixels arrive as an explicit ban
 """
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from rasterio.windows import Window
 
 from roofkit.cli import say
 from roofkit.errors import MissingInputError, SettingsError
-from roofkit.raster import BLOCK, Grid, Pixels, Valid, gdal_env
+from roofkit.raster import BLOCK, Grid, Pixels, Valid, open_raster_bytes
 from roofkit.web import WebError
 from sources.area import named_crs
 from sources.ee_session import ee_errors, start_earth_engine
@@ -276,15 +277,28 @@ def decoded(data: bytes, names: list[str], shape: tuple[int, int]) -> list[Pixel
         ValueError: It is neither, is cut short, or has another shape or other bands.
     """
     if data.startswith(b"\x93NUMPY"):
-        found = np.load(io.BytesIO(data), allow_pickle=False)
+        found = _array(data)
         have = [name for name in names if name in (found.dtype.names or ())]
         bands = [found[name] for name in have] if have else [found]
     else:
         try:
-            with gdal_env(), rasterio.MemoryFile(data) as file, file.open(driver="GTiff") as src:
+            with open_raster_bytes(data, "GTiff", "the answer") as src:
+                if src.shape != shape or src.count > len(names):
+                    raise ValueError(f"{src.count} bands of {src.shape}, not {len(names)} of {shape}")
                 bands = list(src.read())
         except RasterioError as error:
             raise ValueError(f"{len(data)} bytes: {error}") from None
     if not len(names) - 1 <= len(bands) <= len(names) or any(band.shape != shape for band in bands):
         raise ValueError(f"{len(bands)} bands of {[band.shape for band in bands[:1]]}, not {len(names)} of {shape}")
     return bands
+
+
+def _array(data: bytes) -> Any:
+    """NumPy's array in bytes that a server sent; a header that promises more than there is is not believed."""
+    file = io.BytesIO(data)
+    read = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(file) == (1, 0) else None
+    shape, by_column, dtype = (read or np.lib.format.read_array_header_2_0)(file)
+    rest = data[file.tell() :]
+    if dtype.hasobject or by_column or len(rest) != dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{len(rest)} bytes for {shape} {dtype}")
+    return np.frombuffer(rest, dtype).reshape(shape)

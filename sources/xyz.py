@@ -18,7 +18,7 @@ from rasterio.windows import Window
 from roofkit.artifacts import fingerprint
 from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
-from roofkit.raster import BLOCK_BYTES, PNG_END, TAIL, Grid, Pixels, Valid, block_bytes, gdal_env
+from roofkit.raster import PNG_END, TAIL, Grid, Pixels, Valid, open_raster_bytes
 from roofkit.web import expanded
 from sources.scenes import Scene, Source, parts
 
@@ -158,13 +158,10 @@ def decoded(data: bytes, where: str) -> tuple[Pixels, Valid]:
         raise BadInputError(where, f"a broken image ({len(data)} bytes)", "a whole one", "Run again.")
     strict = rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True)
     try:
-        with gdal_env(), strict, rasterio.MemoryFile(data) as file, file.open(driver=driver) as src:
+        with strict, open_raster_bytes(data, driver, where) as src:
             if (src.height, src.width) not in [(side, side) for side in SIZES] or set(src.dtypes) != {"uint8"}:
                 found = f"an image of {src.height} x {src.width} {src.dtypes[0]}"
                 raise BadInputError(where, found, "256 or 512 pixels square, uint8", "Use another service.")
-            if block_bytes(src) > BLOCK_BYTES:
-                found = f"blocks of {block_bytes(src) >> 20:,} MiB"
-                raise BadInputError(where, found, "those of a small image", "Use another service.")
             return coloured(src)
     except RasterioError as error:
         raise BadInputError(where, f"a broken image ({error})", "a whole one", "Run again.") from None

@@ -1,8 +1,8 @@
-"""unet.memory: free memory of the machine and of the control groups around this process."""
+"""roofkit.memory: free memory of the machine and of the control groups around this process."""
 
 import pytest
 
-from unet import memory
+from roofkit import memory
 
 MIB = 2**20
 

@@ -17,7 +17,7 @@ from unet.backend import start_keras
 keras = start_keras()
 from keras import layers
 
-from unet import model_file
+from unet import model_file, model_plan
 from unet.model_file import load_model, save_model
 from unet.network import Preparation, build_unet
 
@@ -251,8 +251,8 @@ def test_facts_that_make_no_sense(tmp_path, change):
 
 def test_description_too_long(tmp_path, monkeypatch):
     save_model(network(), tmp_path / "m.keras", FACTS)
-    monkeypatch.setattr(model_file, "JSON_BYTES", 10)
-    with pytest.raises(BadInputError, match=r"config\.json is too long"):
+    monkeypatch.setattr(model_plan, "JSON_BYTES", 10)
+    with pytest.raises(BadInputError, match=r"\.json is too long"):
         load_model(tmp_path / "m.keras")
 
 

@@ -219,8 +219,11 @@ def test_raster_digest_follows_pixels_and_sidecars(make_raster):
     path = make_raster(SIX)
     first = raster_digest(path)
     assert raster_digest(path) == first
-    path.with_suffix(".tif.aux.xml").write_text("<PAMDataset><SRS>EPSG:4326</SRS></PAMDataset>")
+    band = "<PAMRasterBand band='1'><NoDataValue>1</NoDataValue></PAMRasterBand>"
+    path.with_suffix(".tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
     assert raster_digest(path) != first
+    path.with_suffix(".tif.aux.xml").write_text("<PAMDataset><SRS>EPSG:4326</SRS></PAMDataset>")
+    assert raster_digest(path) == first  # it has a CRS of its own
     path.with_suffix(".tif.aux.xml").unlink()
     make_raster(SIX + 1)
     assert raster_digest(path) != first

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roofkit.errors import BadInputError, MismatchError
+from roofkit.memory import free_memory
 from roofkit.pairs import Pair, find_pairs
 from roofkit.raster import Valid, open_raster, read_pixels
 from roofkit.settings import LoadDatasetArgs
@@ -36,7 +37,6 @@ from unet.frames import (
     targets,
     write_image,
 )
-from unet.memory import free_memory
 
 __all__ = ["Augmentation", "KerasFrames", "RoofFrames", "find_pairs", "network_input", "resize_frame"]
 

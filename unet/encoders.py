@@ -8,6 +8,7 @@ from keras import layers
 
 from roofkit.errors import MissingInputError, SettingsError
 from roofkit.settings import ModelArgs
+from unet.model_plan import stored_numbers
 from unet.parts import climb, dropout, to_full_size
 from unet.weights import adapt
 
@@ -59,6 +60,8 @@ def _load_weights(encoder: Any, make: Any, args: ModelArgs, options: dict[str, A
         advice = "Name a weights file, imagenet, or null."
         raise MissingInputError(name, "no such file", "weights for model_args.encoder_weights", advice)
     try:
+        if name != "imagenet":
+            stored_numbers(Path(name))  # raises where it leads to other files
         trained = make(include_top=False, weights=name, input_shape=(None, None, 3), **options)
     except Exception as error:  # Keras raises anything for a file that does not fit, and wraps what the network raised
         reason = " ".join(str(error).split())[:120]

@@ -21,14 +21,13 @@ import numpy as np
 from roofkit.artifacts import committed
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from unet.backend import start_keras
+from unet.model_plan import WEIGHTS, check_archive, check_network, foreign_object, parsed, stored_numbers
 
 FACTS = "roof_classify"  # the attribute of an .h5 file, and with .json the entry of a .keras file
-WEIGHTS = "model.weights.h5"
 SUFFIXES = (".h5", ".keras")
-NO_CODE = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "function", "__lambda__"}
+LARGEST_FRAME = 2**28  # pixels
 DEFAULT_THRESHOLD = 0.5
 DEFAULT_SIZE = (640, 640)
-JSON_BYTES = 16 * 2**20  # the longest description of a network that is read
 
 
 @dataclass(frozen=True)
@@ -149,15 +148,25 @@ def load_model(path: Path) -> LoadedModel:
     if path.suffix not in SUFFIXES:
         raise _bad(path, f"a {path.suffix or 'nameless'} file", " or ".join(SUFFIXES))
     config, facts = _read_text(path)
-    _check_code(config, path)
+    if (name := foreign_object(config)) is not None:
+        raise _bad(path, f"it holds {name}", "layers of Keras alone")
     keras = start_keras()
     try:
         with _quiet():
+            check_network(config, _numbers_in(path), legacy=path.suffix == ".h5")
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged or hostile file makes Keras raise anything at all
         reason = " ".join(str(error).split())[:200]
         raise _bad(path, f"not loadable by Keras ({type(error).__name__}: {reason})", "a whole model") from None
     return _describe(model, facts, path)
+
+
+def _numbers_in(path: Path) -> int:
+    """How many numbers a model's weights are; ValueError where they do not all lie in the file."""
+    if path.suffix == ".h5":
+        return stored_numbers(path)
+    with zipfile.ZipFile(path) as archive:
+        return stored_numbers(io.BytesIO(archive.read(WEIGHTS)))
 
 
 def _bad(path: Path, found: str, expected: str) -> BadInputError:
@@ -170,7 +179,7 @@ def _read_text(path: Path) -> tuple[Any, dict[str, Any]]:
         raise _bad(path, "0 bytes", "a Keras model")
     try:
         config, facts = _h5_text(path) if path.suffix == ".h5" else _zip_text(path)
-        return json.loads(config), _known(json.loads(facts)) if facts else {}
+        return parsed(config), _known(parsed(facts)) if facts else {}
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise _bad(path, f"not a Keras model ({type(error).__name__}: {reason})", "a whole model") from None
@@ -185,6 +194,7 @@ def _h5_text(path: Path) -> tuple[str, str | None]:
 
 
 def _zip_text(path: Path) -> tuple[str, str | None]:
+    check_archive(path, f"{FACTS}.json")
     with zipfile.ZipFile(path) as archive:
         texts = [_entry(archive, name) for name in ("config.json", f"{FACTS}.json")]
     if texts[0] is None:
@@ -195,8 +205,6 @@ def _zip_text(path: Path) -> tuple[str, str | None]:
 def _entry(archive: zipfile.ZipFile, name: str) -> str | None:
     if name not in archive.namelist():
         return None
-    if archive.getinfo(name).file_size > JSON_BYTES:
-        raise ValueError(f"{name} is too long")
     return archive.read(name).decode()
 
 
@@ -204,7 +212,7 @@ def _known(facts: Any) -> dict[str, Any]:
     """Facts with the types that they should have; ValueError, KeyError or TypeError where they have not."""
     rows, cols = facts["frame_size"]
     threshold = float(facts["threshold"])
-    if not (0.0 < threshold < 1.0 and int(rows) > 0 and int(cols) > 0):
+    if not (0.0 < threshold < 1.0 and min(int(rows), int(cols)) > 0 and int(rows) * int(cols) <= LARGEST_FRAME):
         raise ValueError("facts out of range")
     if facts["data_format"] not in ("channels_last", "channels_first"):
         raise ValueError("an unknown data format")
@@ -215,18 +223,6 @@ def _known(facts: Any) -> dict[str, Any]:
         "band_names": names,
         "data_format": facts["data_format"],
     }
-
-
-def _check_code(config: Any, path: Path) -> None:
-    """Raise where any object in a network's description is not Keras' own, or carries code."""
-    if isinstance(config, dict):
-        name, module, registered = (str(config.get(key)) for key in ("class_name", "module", "registered_name"))
-        foreign = config.get("module") is not None and module.split(".")[0] != "keras"
-        if foreign or ">" in name + registered or name in NO_CODE:  # Keras writes package>name for what is not its own
-            raise _bad(path, f"it holds {f'{module}.' if foreign else ''}{name}", "layers of Keras alone")
-    children = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
-    for child in children:
-        _check_code(child, path)
 
 
 def _describe(model: Any, facts: dict[str, Any], path: Path) -> LoadedModel:
