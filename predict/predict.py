@@ -123,7 +123,8 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
 
     Raises:
         MismatchError: The model takes another number of bands.
-        MissingInputError, BadInputError: Polygons are asked for, and the raster has no CRS or no place on Earth.
+        MissingInputError, BadInputError: Polygons are asked for, and the raster has no CRS or no place on Earth; or the
+            model gives what is no number.
     """
     tally, tracer = Tally(), FootprintTracer()
     with open_raster(block.path) as src, contextlib.ExitStack() as stack:
@@ -139,6 +140,7 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
             if not valid.any():
                 continue
             probability = np.where(valid, probability, np.float32(0))
+            check_numbers(probability, block, predictor)
             roof = valid & (probability >= predictor.threshold)
             writers.write(roof, probability, valid, window)
             tally.add(roof, probability, valid)
@@ -149,6 +151,14 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
     if targets.pieces:
         save_pieces(tracer, targets.pieces / f"{block.name}.arrow")
     return tally
+
+
+def check_numbers(probability: Floats, block: Block, predictor: Predictor) -> None:
+    """Raise BadInputError where a model gives NaN, which would count as no roof."""
+    if not np.isfinite(probability).all():
+        found = f"probabilities that are no numbers, for {block.path}"
+        advice = "Train it again, or give it pixels of the range that it was trained on."
+        raise BadInputError(predictor.path, found, "0 to 1", advice)
 
 
 def inside(region: Window) -> Iterator[Window]:

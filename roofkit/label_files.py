@@ -172,7 +172,7 @@ class ParquetFile(VectorFile):
 
     def rows(self, columns: Sequence[str] = (), *, geometry: bool = True) -> Iterator[Rows]:  # noqa: D102
         names, first = [name for name in columns if name in self.columns], 0
-        with _readable_parquet(self.path), pq.ParquetFile(self.path, pre_buffer=False) as file:
+        with readable_parquet(self.path), pq.ParquetFile(self.path, pre_buffer=False) as file:
             wanted = [*names, self.geometry] if geometry else names
             batches = file.iter_batches(BATCH, columns=wanted) if wanted else _counted(file.metadata.num_rows)
             for batch in batches:
@@ -252,7 +252,10 @@ def _open_ogr(path: Path, layer: str | None) -> OgrFile:
     source = f"GeoJSON:{path.resolve()}" if driver == "GeoJSON" else str(path.resolve())
     with readable(path), quiet():
         layer = _layer(path, source, layer)
-        info = pyogrio.read_info(source, layer=layer)
+        try:
+            info = pyogrio.read_info(source, layer=layer)
+        except IndexError:  # of pyogrio, which looks for the first layer
+            raise BadInputError(path, "no layer at all", f"{driver} polygons", "Replace or remove it.") from None
     if info["driver"] != driver or info["geometry_type"] is None:
         found = f"a {info['driver']} file" if info["driver"] != driver else "a table without geometry"
         raise BadInputError(path, found, f"{driver} polygons", "Choose another file.")
@@ -260,7 +263,7 @@ def _open_ogr(path: Path, layer: str | None) -> OgrFile:
 
 
 def _open_parquet(path: Path) -> ParquetFile:
-    with _readable_parquet(path):
+    with readable_parquet(path):
         schema = pq.read_schema(path)
         geo = json.loads((schema.metadata or {})[b"geo"])
         name = geo["primary_column"]
@@ -323,7 +326,8 @@ def readable(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _readable_parquet(path: Path) -> Iterator[None]:
+def readable_parquet(path: Path) -> Iterator[None]:
+    """Turn what pyarrow says of a broken file into a BadInputError."""
     try:
         yield
     except PARQUET_ERRORS as error:

@@ -22,7 +22,7 @@ from pyproj.exceptions import CRSError, ProjError
 
 from roofkit import label_sql
 from roofkit.errors import BadInputError, MismatchError, SettingsError
-from roofkit.label_files import OgrFile, Rows, VectorFile, open_label_files, quiet, readable
+from roofkit.label_files import OgrFile, Rows, VectorFile, open_label_files, quiet, readable, readable_parquet
 from roofkit.vectors import safe_names
 
 POLYGONAL, COLLECTION = (3, 6), 7  # shapely's type numbers
@@ -204,7 +204,8 @@ def read_features(path: Path, *, layer: str | None = None) -> tuple[gpd.GeoDataF
 def _attributes(file: VectorFile) -> pd.DataFrame:
     """The attributes of every feature, as pandas has them."""
     if not isinstance(file, OgrFile):
-        table: pd.DataFrame = pq.read_table(file.path, columns=list(file.columns)).to_pandas(ignore_metadata=True)
+        with readable_parquet(file.path):
+            table: pd.DataFrame = pq.read_table(file.path, columns=list(file.columns)).to_pandas(ignore_metadata=True)
         return table
     with readable(file.path), quiet():
         meta, fids, _, columns = pyogrio.raw.read(file.source, layer=file.layer, read_geometry=False, return_fids=True)

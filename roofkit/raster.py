@@ -6,6 +6,7 @@ alpha band or nodata) defines it, and never where a band is NaN.
 
 import contextlib
 import os
+import sys
 import threading
 import warnings
 from collections import deque
@@ -97,13 +98,24 @@ class _WhileAny:
 
 
 @contextlib.contextmanager
-def _no_georeference_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
+def _no_remarks() -> Iterator[None]:
+    """Without a warning where georeferencing is missing, and without a traceback where GDAL quotes bytes of a file."""
+    show = sys.unraisablehook
+
+    def unless_quoted(problem: Any) -> None:
+        if problem.object != "rasterio._env.log_error" or not isinstance(problem.exc_value, UnicodeDecodeError):
+            show(problem)
+
+    sys.unraisablehook = unless_quoted
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    finally:
+        sys.unraisablehook = show
 
 
-_quiet = _WhileAny(_no_georeference_warnings)
+_quiet = _WhileAny(_no_remarks)
 
 
 @contextlib.contextmanager
