@@ -39,6 +39,7 @@ from roofkit.raster import (
     Pixels,
     Valid,
     all_valid,
+    check_apart,
     create_raster,
     gdal_env,
     grid_of,
@@ -202,8 +203,10 @@ def mask_frames(frames: Path | Address, labels: LabelStream, dst: Path, *, setti
     Raises:
         MissingInputError, BadInputError: A frame is absent, not readable or without CRS.
         MismatchError: The labels lie on no frame, or two frames have one name.
+        OutputError: `dst` is the folder of the frames.
     """
     paths = list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values())
+    check_apart(paths, dst)
     found = find_frames(share_of(paths, run.shard), dst)
     rasters = run.settings.raster_args
     outputs = Outputs(dst, "mask", overwrite=run.overwrite, shard=run.shard)

@@ -35,13 +35,14 @@ from roofkit.addresses import path_or_address
 from roofkit.artifacts import Outputs, digest, fingerprint
 from roofkit.blocks import block_name, blocks_of, write_item, write_vrt
 from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
-from roofkit.errors import BadInputError, MissingInputError
+from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metres, save_pieces, to_footprints
 from roofkit.pairs import by_stem
 from roofkit.paths import holds_files
 from roofkit.raster import (
     BLOCK,
     all_valid,
+    check_apart,
     create_raster,
     grid_of,
     open_raster,
@@ -309,8 +310,12 @@ def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *
     Raises:
         BadInputError: The model or a raster cannot be read.
         MismatchError: The model takes another number of bands, or two rasters have one name.
+        OutputError: Masks, probabilities and rasters are not in folders of their own.
     """
     by_stem(paths)
+    check_apart(paths, targets.masks, *targets.probabilities)
+    if targets.masks.resolve() in [folder.resolve() for folder in targets.probabilities]:
+        raise OutputError(targets.masks, "for masks and for probabilities", "another folder", "Change --probabilities.")
     job = _Job(paths, targets, predictor, run)
     with contextlib.ExitStack() as stack:
         job.open(stack)

@@ -26,7 +26,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
-from roofkit.paths import VECTOR_SUFFIXES
+from roofkit.paths import VECTOR_SUFFIXES, check_name
 
 DRIVERS = {
     ".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON", ".json": "GeoJSON", ".fgb": "FlatGeobuf",
@@ -243,6 +243,7 @@ def open_label_file(path: Path, layer: str | None) -> VectorFile:
         BadInputError: It is of another kind, broken, or without geometry.
         SettingsError: The layer is unknown or needed.
     """
+    check_name(path)
     _sniff(path)
     return _open_parquet(path) if path.suffix.lower() == ".parquet" else _open_ogr(path, layer)
 
@@ -256,6 +257,8 @@ def _open_ogr(path: Path, layer: str | None) -> OgrFile:
             info = pyogrio.read_info(source, layer=layer)
         except IndexError:  # of pyogrio, which looks for the first layer
             raise BadInputError(path, "no layer at all", f"{driver} polygons", "Replace or remove it.") from None
+        except UnboundLocalError:  # of pyogrio, which then has no name for the CRS
+            raise BadInputError(path, "a broken CRS", "a CRS that PROJ knows", "Assign it anew.") from None
     if info["driver"] != driver or info["geometry_type"] is None:
         found = f"a {info['driver']} file" if info["driver"] != driver else "a table without geometry"
         raise BadInputError(path, found, f"{driver} polygons", "Choose another file.")

@@ -237,6 +237,7 @@ def _values(files: Sequence[VectorFile], column: str) -> Counter[Any]:
 def _counts(column: Any) -> dict[Any, int]:
     if pa.types.is_nested(column.type):
         return Counter(None if value is None else str(value) for value in column.to_pylist())
+    column = getattr(column, "storage", column)  # of several types in GeoJSON: text
     counted, counts = column.value_counts(), Counter[Any]()
     for value, count in zip(_readable(counted.field("values")), counted.field("counts").to_pylist()):
         counts[value] += count

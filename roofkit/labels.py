@@ -228,6 +228,8 @@ def _every_polygon(files: Sequence[VectorFile], crs: CRS, path: Path) -> tuple[N
             lost = shapely.is_missing(shapes)
             dropped += _dropped(_prefix(file, path), rows.fids[lost], problem[lost])
             parts.append(shapes)
+    if not parts:
+        raise BadInputError(path, "no feature at all", "roof polygons", "Choose another file, or draw some.")
     return np.concatenate(parts), tuple(dropped)
 
 

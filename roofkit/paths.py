@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from roofkit.errors import MissingInputError, SettingsError
+from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.settings import PathArgs, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +104,10 @@ def _shared_folder(names: PathArgs) -> str | None:
 def _inside(folder: Path, folder_name: str, name: str) -> Path:
     """`name` inside `folder`; a name that already starts with the folder's own name means the same file."""
     path = PurePath(name)
+    if "\0" in name:
+        raise SettingsError(
+            f"path_args {name!r}", "it holds a null byte", "the name of a file", "Write the plain name."
+        )
     if ".." in path.parts:
         raise SettingsError(f"path_args {name}", "it holds '..'", f"a name inside {folder}", "Write the plain name.")
     if path.is_relative_to(PurePath(folder_name)) and path != PurePath(folder_name):
@@ -112,6 +116,18 @@ def _inside(folder: Path, folder_name: str, name: str) -> Path:
         found = f"it leaves that folder, to {(folder / path).resolve()}"
         raise SettingsError(f"path_args {name}", found, f"a name inside {folder}", "Name the folder with --data.")
     return folder / path
+
+
+def check_name(path: Path) -> None:
+    """Raise where GDAL cannot open a file for its name.
+
+    Raises:
+        BadInputError: The name is no UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise BadInputError(path, "a name that is no UTF-8", "a name of readable letters", "Rename it.") from None
 
 
 def holds_files(folder: Path) -> bool:

@@ -492,6 +492,8 @@ def load_settings(path: Path) -> Settings:
         raise SettingsError(path, found, "JSON", "Correct that place.") from None
     except _DoubleKeyError as error:
         raise SettingsError(path, f"the key {error} stands twice", "each key once", "Remove one of the two.") from None
+    except ValueError as error:  # Python reads no number of thousands of digits
+        raise SettingsError(path, f"a number that is none ({error})", "numbers of some digits", "Correct it.") from None
     if not isinstance(values, dict):
         raise SettingsError(path, f"a {type(values).__name__}", "an object of blocks", "Start from settings.json.")
     return check_settings(values, path)

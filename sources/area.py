@@ -139,11 +139,11 @@ def area_of_file(path: Path) -> Area:
     Raises:
         MissingInputError, BadInputError: There is no such file, it is broken, or holds no polygon or CRS.
     """
-    from pyproj import CRS as ProjCRS
+    import pyproj
 
     from roofkit.labels import read_labels, reproject
 
-    whole = shapely.unary_union(reproject(read_labels(path).roofs, ProjCRS(LONLAT), path).geometry.to_numpy())
+    whole = shapely.unary_union(reproject(read_labels(path).roofs, pyproj.CRS(LONLAT), path).geometry.to_numpy())
     west, south, east, north = whole.bounds
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
         raise BadInputError(path, f"bounds {whole.bounds}", "an area on the globe", "Check its CRS.")

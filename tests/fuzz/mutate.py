@@ -3,9 +3,9 @@
     python tests/fuzz/mutate.py KIND [--minutes 30] [--seed 0] [--keep FOLDER]
     python tests/fuzz/mutate.py KIND --seed 0 --case 1234     one case again, with what it says
 
-KIND is tif, vector, h5, keras or skops. A case is made of kind, seed and number alone. What is told apart: fine (read, or a
-named error), traceback, wrong (a stage said something that it should not), noise (a library printed something),
-leftovers, crash, hang (more than 20 s) and memory (more than 1.5 GiB beyond the start).
+KIND is tif, vector, h5, keras or skops. A case is made of kind, seed and number alone. What is told apart: fine (read,
+or a named error), traceback, wrong (a stage said something that it should not), noise (a library printed something),
+leftovers, crash, hang (more than 20 s of work) and memory (more than 1.5 GiB beyond the start).
 """
 
 import argparse
@@ -33,7 +33,20 @@ WAIT = 180.0  # seconds of the clock: other work, and a worker that does nothing
 TICKS = os.sysconf("SC_CLK_TCK")
 MEMORY = 1.5 * 2**30
 ODD = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1)
-WORDS = (b"null", b"-1", b"0", b"1e999", b"[]", b"{}", b'""', b"true", b"NaN", b"99999999999999999999", b'"\\ud800"', b"0.5")
+WORDS = (
+    b"null",
+    b"-1",
+    b"0",
+    b"1e999",
+    b"[]",
+    b"{}",
+    b'""',
+    b"true",
+    b"NaN",
+    b"99999999999999999999",
+    b'"\\ud800"',
+    b"0.5",
+)
 
 
 # ------------------------------------------------------------------------------------------------------- the damage
@@ -402,7 +415,10 @@ def main() -> int:
     cases = None if given.case is None else range(given.case, given.case + 1)
     found = run(given.kind, seed=given.seed, minutes=given.minutes, keep=given.keep, cases=cases)
     tried = sum(count for name, count in found.items() if ":" not in name)
-    print(f"{given.kind}, seed {given.seed}: {tried:,} cases; " + ", ".join(f"{n} {c:,}" for n, c in sorted(found.items())))
+    print(
+        f"{given.kind}, seed {given.seed}: {tried:,} cases; "
+        + ", ".join(f"{n} {c:,}" for n, c in sorted(found.items()))
+    )
     return int(tried > found["fine"])
 
 

@@ -1,6 +1,6 @@
 """What a worker of `mutate` does with a damaged file: what stages do with it. Results go back as lines of JSON.
 
-    python tests/fuzz/readers.py KIND FOLDER    then on stdin, line by line: {"path": FILE, "how": N}
+python tests/fuzz/readers.py KIND FOLDER    then on stdin, line by line: {"path": FILE, "how": N}
 """
 
 import contextlib
@@ -151,7 +151,9 @@ def read_labels(bench: Bench, path: Path, how: int) -> str:
 
 def read_model(bench: Bench, path: Path, how: int) -> str:
     """A prediction with it."""
-    bench.run("predict", bench.folder / "work" / path.name, bench.frame, bench.folder / "out" / "map", *["--flips"][: how % 2])
+    bench.run(
+        "predict", bench.folder / "work" / path.name, bench.frame, bench.folder / "out" / "map", *["--flips"][: how % 2]
+    )
     for mask in (bench.folder / "out" / "map").glob("*.tif"):
         look(mask)
     return "predict"
