@@ -26,6 +26,7 @@ from roofkit.raster import (
     Grid,
     Pixels,
     Valid,
+    check_apart,
     grid_of,
     is_rgb,
     open_raster,
@@ -116,8 +117,10 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
         MissingInputError, BadInputError: A scene is absent or not readable.
         MismatchError: Two scenes have one name.
         SettingsError: The padding does not fit a scene.
+        OutputError: `dst` is `src`.
     """
     scenes = list(by_stem(raster_files(src)).values())
+    check_apart(scenes if isinstance(src, Path) and src.is_dir() else (), dst)
     strips = share_of([strip for scene in scenes for strip in _strips(scene, dst, settings)], run.shard)
     keys = _chip_keys(strips, settings, rasters)
     with Outputs(dst, "chip", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard) as outputs:

@@ -337,13 +337,19 @@ def label_plan(source: "Source", settings: DownloadArgs) -> LabelPlan | None:
 
 
 def decisive_for(settings: DownloadArgs, folder: Path) -> list[Any]:
-    """What decides labels beside the area: where they come from, and the bytes of a file of the user's."""
+    """What decides labels beside the area: where they come from, and the bytes of a file of the user's.
+
+    Raises:
+        MissingInputError: There is no such file.
+    """
     if settings.labels == "osm":
         return [settings.overpass_url]
     if settings.labels == "open-buildings":
         return [settings.confidence]
     name = settings.labels_file or ""
     path = folder / name
+    if name and "://" not in name and not path.exists():
+        raise MissingInputError(path, "no such file", "a vector file", "Check download_args.labels_file.")
     parts = path.parent.glob(f"{path.stem}.*") if path.suffix.lower() == ".shp" else [path]
     return [name, *input_digests(sorted(part for part in parts if part.is_file()))] if "://" not in name else [name]
 

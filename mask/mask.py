@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import rasterio.crs
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS as RasterCRS
 from rasterio.features import rasterize
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -42,6 +42,7 @@ from roofkit.raster import (
     Pixels,
     Valid,
     all_valid,
+    check_apart,
     create_raster,
     gdal_env,
     grid_of,
@@ -214,8 +215,11 @@ def mask_frames(
     Raises:
         MissingInputError, BadInputError: A frame is absent, not readable or without CRS.
         MismatchError: The labels lie on no frame, or two frames have one name.
+        OutputError: `dst` is the folder of the frames.
     """
-    paths = share_of(list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values()), run.shard)
+    paths = list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values())
+    check_apart(paths, dst)
+    paths = share_of(paths, run.shard)
     outputs = Outputs(dst, "mask", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard)
     several = len(paths) >= POOL_FROM and not run.scheduler
     workers = (run.workers or cores()) if several else 1
@@ -281,9 +285,9 @@ def find_frame(path: Path | Address, dst: Path) -> Frame:
 
 
 @cache
-def same_crs(wkt: str) -> RasterCRS:
+def same_crs(wkt: str) -> rasterio.crs.CRS:
     """The CRS of that text: one for all frames, which makes them small on their way to other processes."""
-    return RasterCRS.from_wkt(wkt)
+    return rasterio.crs.CRS.from_wkt(wkt)
 
 
 def spill_in(dst: Path, run: Run) -> AbstractContextManager[Spill]:

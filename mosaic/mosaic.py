@@ -41,6 +41,7 @@ from roofkit.settings import Method, MosaicArgs, RasterArgs
 
 WINDOW = (4 * BLOCK, 8 * BLOCK)  # rows and columns worked on at a time: wide, as tiles stored in strips are read
 OFF_GRID = 1e-3  # pixels
+LARGEST = 2**42  # pixels of a mosaic: a country at half a metre
 DRIFT = 0.1  # pixels, over the mosaic
 PIXEL_SIZE = 1e-4  # relative difference
 
@@ -164,7 +165,7 @@ def lay_out(tiles: Sequence[Tile]) -> Layout:
     """The grid that holds all tiles.
 
     Raises:
-        MismatchError: A tile is off the grid.
+        MismatchError: A tile is off the grid, or too far away.
     """
     transform = common_transform([tile.grid.transform for tile in tiles])
     spread = max(size_difference(transform, tile.grid.transform) for tile in tiles)
@@ -179,6 +180,11 @@ def lay_out(tiles: Sequence[Tile]) -> Layout:
         raise MismatchError(tiles[worst].path, found, "tiles on one grid", advice)
     start = whole[:, 0].min(axis=0)
     cols, rows = whole[:, 1].max(axis=0) - start
+    if float(cols) * float(rows) > LARGEST:
+        far = int(np.abs(corners[:, 0] - np.median(corners[:, 0], axis=0)).max(axis=1).argmax())
+        found = f"so far from the other tiles that all would be {rows:,} x {cols:,} pixels"
+        advice = "Correct its georeferencing, or take it out of the folder."
+        raise MismatchError(tiles[far].path, found, f"at most {LARGEST:,} pixels", advice)
     window = Window(int(start[0]), int(start[1]), int(cols), int(rows))
     grid = Grid(tiles[0].grid.crs, transform, 0, 0).window(window)
     return Layout(grid, tuple((int(row), int(col)) for col, row in whole[:, 0] - start))

@@ -10,7 +10,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from pixelwise.features import Features, read_around
-from pixelwise.models import Model
+from pixelwise.models import Model, logistic
 from pixelwise.sampling import feature_windows
 from roofkit.raster import Pixels, Valid
 from roofkit.workers import map_threads
@@ -31,7 +31,7 @@ class Calibration:
 
     def __call__(self, probability: NDArray[Any]) -> NDArray[np.float64]:
         """Calibrated probabilities, 0 to 1, in the order of the others."""
-        return np.asarray(1.0 / (1.0 + np.exp(-(self.slope * log_odds(probability) + self.offset))))
+        return logistic(self.slope * log_odds(probability) + self.offset)
 
 
 def log_odds(probability: NDArray[Any]) -> NDArray[np.float64]:

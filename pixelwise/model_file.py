@@ -41,8 +41,8 @@ class Facts(Block):
     band_names: tuple[str, ...]
     band_mean: tuple[float, ...]
     band_deviation: tuple[float, ...]
-    slope: float
-    offset: float
+    slope: float = Field(lt=1e6)
+    offset: float = Field(gt=-1e6, lt=1e6)
     threshold: float = Field(gt=0.0, lt=1.0)
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
+LARGEST = 1e30  # of a weight: sums of some of them are still numbers
+STEEPEST = 700.0  # log-odds beyond which float64 has no exponential
 FURTHEST = 4.0  # deviations from its mean at which a feature of the regression is cut off
 
 
@@ -132,22 +134,28 @@ class Regression:
         logit = self.weights @ scaled + self.bias
         if self.squares.size:
             logit += self.squares @ np.square(scaled, out=scaled)
-        return np.asarray(1.0 / (1.0 + np.exp(-logit.astype(np.float64))))
+        return logistic(logit.astype(np.float64))
 
     def fault(self, num_features: int) -> str:
         """What is wrong with these arrays, for pixels of that many features; "" where nothing is."""
         lengths = {len(self.mean), len(self.deviation), len(self.weights), len(self.squares) or num_features}
         if lengths != {num_features} or len(self.bias) != 1:
             return f"weights for {len(self.weights)} features, and {num_features} features"
-        if not all(np.isfinite(getattr(self, field.name)).all() for field in fields(self)):
-            return "a weight that is no number"
+        if not all((np.abs(getattr(self, field.name)) < LARGEST).all() for field in fields(self)):
+            return "a weight that is no number, or out of all bounds"
         return "" if (self.deviation > 0).all() else "a deviation of 0"
 
 
 def standardised(pixels: Floats, mean: Floats, deviation: Floats) -> Floats:
     """Features in deviations from their mean, -4 to 4, so that no outlier outweighs all else."""
-    scaled = (pixels - mean) / deviation
+    with np.errstate(over="ignore"):  # what is infinite is cut off, too
+        scaled = (pixels - mean) / deviation
     return np.clip(scaled, -FURTHEST, FURTHEST, out=scaled)
+
+
+def logistic(logit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities of log-odds, however large these are."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logit, -STEEPEST, STEEPEST))))
 
 
 Model = Forest | Regression

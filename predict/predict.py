@@ -35,7 +35,7 @@ from roofkit.addresses import path_or_address
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.blocks import block_name, blocks_of, write_item, write_vrt
 from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
-from roofkit.errors import BadInputError, MissingInputError
+from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metres, save_pieces, to_footprints
 from roofkit.ledger import input_digest
 from roofkit.pairs import by_stem
@@ -43,6 +43,7 @@ from roofkit.paths import holds_files
 from roofkit.raster import (
     BLOCK,
     all_valid,
+    check_apart,
     create_raster,
     grid_of,
     open_raster,
@@ -124,7 +125,8 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
 
     Raises:
         MismatchError: The model takes another number of bands.
-        MissingInputError, BadInputError: Polygons are asked for, and the raster has no CRS or no place on Earth.
+        MissingInputError, BadInputError: Polygons are asked for, and the raster has no CRS or no place on Earth; or the
+            model gives what is no number.
     """
     tally, tracer = Tally(), FootprintTracer()
     with open_raster(block.path) as src, contextlib.ExitStack() as stack:
@@ -140,6 +142,7 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
             if not valid.any():
                 continue
             probability = np.where(valid, probability, np.float32(0))
+            check_numbers(probability, block, predictor)
             roof = valid & (probability >= predictor.threshold)
             writers.write(roof, probability, valid, window)
             tally.add(roof, probability, valid)
@@ -150,6 +153,14 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
     if targets.pieces:
         save_pieces(tracer, targets.pieces / f"{block.name}.arrow")
     return tally
+
+
+def check_numbers(probability: Floats, block: Block, predictor: Predictor) -> None:
+    """Raise BadInputError where a model gives NaN, which would count as no roof."""
+    if not np.isfinite(probability).all():
+        found = f"probabilities that are no numbers, for {block.path}"
+        advice = "Train it again, or give it pixels of the range that it was trained on."
+        raise BadInputError(predictor.path, found, "0 to 1", advice)
 
 
 def inside(region: Window) -> Iterator[Window]:
@@ -310,8 +321,12 @@ def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *
     Raises:
         BadInputError: The model or a raster cannot be read.
         MismatchError: The model takes another number of bands, or two rasters have one name.
+        OutputError: Masks, probabilities and rasters are not in folders of their own.
     """
     by_stem(paths)
+    check_apart(paths, targets.masks, *targets.probabilities)
+    if targets.masks.resolve() in [folder.resolve() for folder in targets.probabilities]:
+        raise OutputError(targets.masks, "for masks and for probabilities", "another folder", "Change --probabilities.")
     job = _Job(paths, targets, predictor, run)
     with contextlib.ExitStack() as stack:
         job.open(stack)

@@ -27,7 +27,7 @@ from pyproj.exceptions import CRSError
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.geopackage import check_geopackage
 from roofkit.ogr import pyogrio
-from roofkit.paths import VECTOR_SUFFIXES
+from roofkit.paths import VECTOR_SUFFIXES, check_name
 
 DRIVERS = {
     ".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON", ".json": "GeoJSON", ".fgb": "FlatGeobuf",
@@ -175,7 +175,7 @@ class ParquetFile(VectorFile):
 
     def rows(self, columns: Sequence[str] = (), *, geometry: bool = True) -> Iterator[Rows]:  # noqa: D102
         names, first = [name for name in columns if name in self.columns], 0
-        with _readable_parquet(self.path), pq.ParquetFile(self.path, pre_buffer=False) as file:
+        with readable_parquet(self.path), pq.ParquetFile(self.path, pre_buffer=False) as file:
             wanted = [*names, self.geometry] if geometry else names
             batches = file.iter_batches(BATCH, columns=wanted) if wanted else _counted(file.metadata.num_rows)
             for batch in batches:
@@ -246,6 +246,7 @@ def open_label_file(path: Path, layer: str | None) -> VectorFile:
         BadInputError: It is of another kind, broken, or without geometry.
         SettingsError: The layer is unknown or needed.
     """
+    check_name(path)
     _sniff(path)
     return _open_parquet(path) if path.suffix.lower() == ".parquet" else _open_ogr(path, layer)
 
@@ -257,7 +258,12 @@ def _open_ogr(path: Path, layer: str | None) -> OgrFile:
     source = gdal_name(path) if driver != "GeoJSON" else f"GeoJSON:{gdal_name(path)}"
     with readable(path), quiet():
         layer = _layer(path, source, layer)
-        info = pyogrio.read_info(source, layer=layer)
+        try:
+            info = pyogrio.read_info(source, layer=layer)
+        except IndexError:  # of pyogrio, which looks for the first layer
+            raise BadInputError(path, "no layer at all", f"{driver} polygons", "Replace or remove it.") from None
+        except UnboundLocalError:  # of pyogrio, which then has no name for the CRS
+            raise BadInputError(path, "a broken CRS", "a CRS that PROJ knows", "Assign it anew.") from None
     if info["driver"] != driver or info["geometry_type"] is None:
         found = f"a {info['driver']} file" if info["driver"] != driver else "a table without geometry"
         raise BadInputError(path, found, f"{driver} polygons", "Choose another file.")
@@ -280,7 +286,7 @@ def gdal_name(path: Path) -> str:
 
 
 def _open_parquet(path: Path) -> ParquetFile:
-    with _readable_parquet(path):
+    with readable_parquet(path):
         schema = pq.read_schema(path)
         geo = json.loads((schema.metadata or {})[b"geo"])
         name = geo["primary_column"]
@@ -345,7 +351,8 @@ def readable(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _readable_parquet(path: Path) -> Iterator[None]:
+def readable_parquet(path: Path) -> Iterator[None]:
+    """Turn what pyarrow says of a broken file into a BadInputError."""
     try:
         yield
     except PARQUET_ERRORS as error:

@@ -237,8 +237,19 @@ def _values(files: Sequence[VectorFile], column: str) -> Counter[Any]:
 def _counts(column: Any) -> dict[Any, int]:
     if pa.types.is_nested(column.type):
         return Counter(None if value is None else str(value) for value in column.to_pylist())
-    counted = column.value_counts()
-    return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist()))
+    column = getattr(column, "storage", column)  # of several types in GeoJSON: text
+    counted, counts = column.value_counts(), Counter[Any]()
+    for value, count in zip(_readable(counted.field("values")), counted.field("counts").to_pylist()):
+        counts[value] += count
+    return counts
+
+
+def _readable(column: Any) -> list[Any]:
+    """The values of a column, text with � for what is not in the encoding that the file says."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    values = column.cast(pa.large_binary()).to_pylist()
+    return [None if value is None else value.decode(errors="replace") for value in values]
 
 
 def _words(column: str, counts: Counter[Any]) -> str:

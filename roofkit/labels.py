@@ -21,7 +21,7 @@ from pyproj.exceptions import CRSError, ProjError
 
 from roofkit import label_sql
 from roofkit.errors import BadInputError, MismatchError, SettingsError
-from roofkit.label_files import OgrFile, Rows, VectorFile, open_label_files, quiet, readable
+from roofkit.label_files import OgrFile, Rows, VectorFile, open_label_files, quiet, readable, readable_parquet
 from roofkit.ledger import check_input
 from roofkit.ogr import pyogrio
 from roofkit.vectors import safe_names
@@ -206,7 +206,8 @@ def read_features(path: Path, *, layer: str | None = None) -> tuple[gpd.GeoDataF
 def _attributes(file: VectorFile) -> pd.DataFrame:
     """The attributes of every feature, as pandas has them."""
     if not isinstance(file, OgrFile):
-        table: pd.DataFrame = pq.read_table(file.path, columns=list(file.columns)).to_pandas(ignore_metadata=True)
+        with readable_parquet(file.path):
+            table: pd.DataFrame = pq.read_table(file.path, columns=list(file.columns)).to_pandas(ignore_metadata=True)
         return table
     with readable(file.path), quiet():
         meta, fids, _, columns = pyogrio.raw.read(file.source, layer=file.layer, read_geometry=False, return_fids=True)
@@ -229,6 +230,8 @@ def _every_polygon(files: Sequence[VectorFile], crs: CRS, path: Path) -> tuple[N
             lost = shapely.is_missing(shapes)
             dropped += _dropped(_prefix(file, path), rows.fids[lost], problem[lost])
             parts.append(shapes)
+    if not parts:
+        raise BadInputError(path, "no feature at all", "roof polygons", "Choose another file, or draw some.")
     return np.concatenate(parts), tuple(dropped)
 
 

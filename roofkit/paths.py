@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from roofkit.errors import MissingInputError, SettingsError
+from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.settings import PathArgs, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,6 +139,18 @@ def check_input(setting: str, name: str, folders: Iterable[Path]) -> None:
     if not any(Path(name).resolve().is_relative_to(folder.resolve()) for folder in folders):
         expected = "a file beside the settings, or in the data or results folder"
         raise SettingsError(f"{setting} {name}", "it lies elsewhere", expected, "Copy it there.")
+
+
+def check_name(path: Path) -> None:
+    """Raise where GDAL cannot open a file for its name.
+
+    Raises:
+        BadInputError: The name is no UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise BadInputError(path, "a name that is no UTF-8", "a name of readable letters", "Rename it.") from None
 
 
 def holds_files(folder: Path) -> bool:

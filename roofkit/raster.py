@@ -6,10 +6,11 @@ alpha band or nodata) defines it, and never where a band is NaN.
 
 import contextlib
 import os
+import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.heeded import are_heeded
 from roofkit.ledger import input_digests
 from roofkit.memory import free_memory
+from roofkit.paths import check_name
 from roofkit.settings import RasterArgs
 from roofkit.sidecars import Sidecars, box, read_sidecars
 from roofkit.tiff import BlockFile, block_sizes, blocks_of, deflated, deflated_bits
@@ -103,13 +105,31 @@ class _WhileAny:
 
 
 @contextlib.contextmanager
-def _no_georeference_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
+def _no_remarks() -> Iterator[None]:
+    """Quiet where georeferencing is missing, and where GDAL quotes bytes of a file or its name that are no UTF-8.
+
+    rasterio's handler of errors then fails, and Python prints that twice: the error, and that it was ignored.
+    """
+    show, show_ignored = sys.excepthook, sys.unraisablehook
+
+    def unless_quoted(kind: Any, error: Any, trace: Any) -> None:
+        if trace is not None or not isinstance(error, UnicodeDecodeError):
+            show(kind, error, trace)
+
+    def ignored_unless_quoted(problem: Any) -> None:
+        if problem.object != "rasterio._env.log_error" or not isinstance(problem.exc_value, UnicodeDecodeError):
+            show_ignored(problem)
+
+    sys.excepthook, sys.unraisablehook = unless_quoted, ignored_unless_quoted
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    finally:
+        sys.excepthook, sys.unraisablehook = show, show_ignored
 
 
-_quiet = _WhileAny(_no_georeference_warnings)
+_quiet = _WhileAny(_no_remarks)
 
 
 @contextlib.contextmanager
@@ -206,6 +226,7 @@ def _open_file(path: Path) -> Iterator[DatasetReader]:
         raise BadInputError(
             path, f"a {path.suffix or 'nameless'} file", "a .tif, .png or .jpg", "Convert it to GeoTIFF."
         )
+    check_name(path)
     _check_end(path, driver)
     with _open_alone(path, driver) as src:
         sidecars = _sidecars_of(src, path) if are_heeded() else Sidecars()
@@ -347,6 +368,18 @@ def raster_files(source: Path | Address, extension: str = "tif") -> list[Path] |
     return found
 
 
+def check_apart(inputs: Iterable[Path | Address], *folders: Path | None) -> None:
+    """Raise where outputs would lie among the files that they are made from, and one might take the place of one.
+
+    Raises:
+        OutputError: They would.
+    """
+    sources = {path.parent.resolve() for path in inputs if isinstance(path, Path)}
+    for folder in folders:
+        if folder and folder.resolve() in sources:
+            raise OutputError(folder, "the folder of its own input", "another folder", "Choose another DST.")
+
+
 def name_of(src: DatasetReader) -> str:
     """What an open raster is called in errors: its path or address."""
     return str(getattr(src, "where", src.name))
@@ -357,28 +390,38 @@ def grid_of(src: DatasetReader) -> Grid:
     return Grid(src.crs, src.transform, src.height, src.width)
 
 
+def _colours(src: DatasetReader) -> tuple[ColorInterp, ...]:
+    """The colour of each band; BadInputError where what GDAL came across on the way is a broken file."""
+    try:
+        return tuple(src.colorinterp)
+    except CPLE_BaseError as error:
+        raise _broken(src, error) from None
+
+
 def data_bands(src: DatasetReader) -> list[int]:
     """Band numbers (from 1) without the alpha band, which is validity and not data."""
-    return [i for i, interp in zip(src.indexes, src.colorinterp) if interp != ColorInterp.alpha] or list(src.indexes)
+    return [i for i, interp in zip(src.indexes, _colours(src)) if interp != ColorInterp.alpha] or list(src.indexes)
 
 
 def band_names(src: DatasetReader) -> list[str]:
     """A name for each data band: its description, its colour, or `band <n>`."""
-    colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    named = {i: src.colorinterp[i - 1] for i in data_bands(src)}
+    primary = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    colours, descriptions = _colours(src), src.descriptions
     return [
-        src.descriptions[i - 1] or (colour.name if colour in colours else f"band {i}") for i, colour in named.items()
+        descriptions[i - 1] or (colours[i - 1].name if colours[i - 1] in primary else f"band {i}")
+        for i in data_bands(src)
     ]
 
 
 def own_names(src: DatasetReader) -> list[str] | None:
     """Names for the data bands where the file describes any, else None: what to hand on to a file made from it."""
-    return band_names(src) if any(src.descriptions[i - 1] for i in data_bands(src)) else None
+    descriptions = src.descriptions
+    return band_names(src) if any(descriptions[i - 1] for i in data_bands(src)) else None
 
 
 def is_rgb(src: DatasetReader) -> bool:
     """Whether the first three bands are tagged red, green and blue."""
-    return tuple(src.colorinterp[:3]) == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    return _colours(src)[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 
 def raster_digest(path: Path | Address) -> str:
@@ -409,7 +452,7 @@ def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixel
     try:
         pixels = src.read(indexes=data_bands(src), window=window)
         masked = np.ones(pixels.shape[1:], bool) if _without_mask(src) else src.dataset_mask(window=window) != 0
-    except RasterioIOError as error:
+    except (RasterioIOError, CPLE_BaseError) as error:
         raise _broken(src, error) from None
     valid: Valid = masked & ~np.isnan(pixels).any(axis=0) if pixels.dtype.kind == "f" else masked
     return pixels, valid
@@ -427,7 +470,7 @@ def read_valid(src: DatasetReader, window: Window) -> Valid:
         return read_pixels(src, window)[1]
     try:
         valid: Valid = src.dataset_mask(window=window) != 0
-    except RasterioIOError as error:
+    except (RasterioIOError, CPLE_BaseError) as error:
         raise _broken(src, error) from None
     return valid
 
@@ -452,7 +495,10 @@ def finite(pixels: Pixels, valid: Valid) -> Valid:
 
 
 def _without_mask(src: DatasetReader) -> bool:
-    return all(flags == [MaskFlags.all_valid] for flags in src.mask_flag_enums)
+    try:
+        return all(flags == [MaskFlags.all_valid] for flags in src.mask_flag_enums)
+    except CPLE_BaseError as error:
+        raise _broken(src, error) from None
 
 
 def all_valid(src: DatasetReader) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from roofkit.cli import DONE, checked, say, stage_parser, start_run
-from roofkit.errors import MissingInputError
+from roofkit.errors import MissingInputError, SettingsError
 from roofkit.paths import ROOT, Paths, find_labels, holds_files
 
 
@@ -97,7 +97,11 @@ def chosen(options: argparse.Namespace, paths: Paths) -> set[str]:
             asked = {"forest", "regression", "train", "predict", "evaluate"}
     first = NAMES.index(options.from_stage) if options.from_stage else 0
     last = NAMES.index(options.until_stage) if options.until_stage else len(NAMES)
-    return {name for name in asked if first <= NAMES.index(name) <= last}
+    found = {name for name in asked if first <= NAMES.index(name) <= last}
+    if not found:
+        line = " ".join(f"--{key} {value}" for key in ("from", "until") if (value := getattr(options, f"{key}_stage")))
+        raise SettingsError(line, "no stage that was asked for", f"some of {', '.join(NAMES)}", "Correct the options.")
+    return found
 
 
 def command(stage: str, options: argparse.Namespace) -> list[str]:

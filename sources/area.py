@@ -139,9 +139,11 @@ def area_of_file(path: Path) -> Area:
     Raises:
         MissingInputError, BadInputError: There is no such file, it is broken, or holds no polygon or CRS.
     """
-    from roofkit.labels import read_labels
+    import pyproj
 
-    whole = shapely.unary_union(read_labels(path).roofs.geometry.to_crs(LONLAT).to_numpy())
+    from roofkit.labels import read_labels, reproject
+
+    whole = shapely.unary_union(reproject(read_labels(path).roofs, pyproj.CRS(LONLAT), path).geometry.to_numpy())
     west, south, east, north = whole.bounds
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
         raise BadInputError(path, f"bounds {whole.bounds}", "an area on the globe", "Check its CRS.")

@@ -34,7 +34,7 @@ from roofkit.errors import BadInputError, OutputError, SettingsError
 from roofkit.ledger import digest, input_digest
 from roofkit.pairs import check_grid, mask_files, pair_rasters, read_mask
 from roofkit.paths import Paths
-from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, read_pixels
+from roofkit.raster import Grid, Valid, check_apart, grid_of, open_raster, raster_files, read_pixels
 from roofkit.settings import SplitArgs
 from roofkit.workers import map_items
 
@@ -331,7 +331,9 @@ def split_chips(frames: Path, masks: Path, layout: Layout, *, settings: SplitArg
         SettingsError: No split with roofs on both sides comes out.
         OutputError: A file of somebody else lies where frames are to be.
     """
-    pairs = pair_up(raster_files(frames, run.settings.extension_args.extension), mask_files(masks))
+    files = raster_files(frames, run.settings.extension_args.extension), mask_files(masks)
+    check_apart([*files[0], *files[1]], *(layout.folder / name for name in layout.names.values()))
+    pairs = pair_up(*files)
     with closing(map_items(measure, pairs, workers=workers_for(pairs, run))) as done:
         chips = list(progress(done, len(pairs), "split: measure", quiet=run.quiet))
     if not any(chip.roof for chip in chips):

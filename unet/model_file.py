@@ -158,6 +158,8 @@ def load_model(path: Path) -> LoadedModel:
     except Exception as error:  # a damaged or hostile file makes Keras raise anything at all
         reason = " ".join(str(error).split())[:200]
         raise _bad(path, f"not loadable by Keras ({type(error).__name__}: {reason})", "a whole model") from None
+    if not all(np.isfinite(weights).all() for weights in model.get_weights()):
+        raise _bad(path, "weights that are no numbers", "a network that was trained well")
     return _describe(model, facts, path)
 
 
