@@ -25,7 +25,7 @@ from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, TextIO
 
-from roofkit.errors import LockedError, OutputError
+from roofkit.errors import BadInputError, LockedError, OutputError
 from roofkit.shards import Shard
 
 PART = ".part-"
@@ -120,6 +120,22 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, complete or not at all."""
     with committed(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_runs(path: Path) -> dict[str, dict[str, float]]:
+    """Seconds and peak MB of each stage, as run/local.py keeps them in its JSON file; {} where there is none.
+
+    Raises:
+        BadInputError: The file is something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): {key: float(row[key]) for key in ("seconds", "peak_mb")} for name, row in found.items()}
+    except (ValueError, TypeError, AttributeError, KeyError):  # no JSON, or of another shape
+        expected = "seconds and peak_mb of each stage, as run/local.py writes them"
+        raise BadInputError(path, "something else", expected, "Move it away.") from None
 
 
 class Outputs:
@@ -304,6 +320,11 @@ def _read_ledger(path: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
         elif {"name", "key", "sha256"} <= set(entry) and _stays_inside(entry["name"]):
             records[entry["name"]] = entry
     return records, planned
+
+
+def recorded(folder: Path, stage: str) -> dict[str, dict[str, Any]]:
+    """What a stage recorded of the artifacts that it finished in a folder, by their names; {} where it did not."""
+    return _read_ledger(folder / f".{stage}.ledger.jsonl")[0]
 
 
 def _stays_inside(name: Any) -> bool:

@@ -12,7 +12,9 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
-from roofkit.raster import DRIVERS, Grid, Valid, data_bands, grid_of, open_raster, raster_files, read_pixels
+from roofkit.raster import DRIVERS, Grid, Pixels, Valid, data_bands, grid_of, open_raster, raster_files, read_pixels
+
+CHIP_NAME = re.compile(r"(?P<scene>.+)_r(?P<row>\d+)_c(?P<col>\d+)")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ def mask_files(source: Path) -> list[Path]:
             source, "no mask", "*.tif or *.png files", "Make the masks first, or name their folder."
         )
     return found
+
+
+def place_of(stem: str) -> tuple[str, int, int]:
+    """Scene, row and column of a chip or block, as its name says; another name is that of a scene of its own."""
+    name = CHIP_NAME.fullmatch(stem)
+    return (name["scene"], int(name["row"]), int(name["col"])) if name else (stem, 0, 0)
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
@@ -146,3 +154,18 @@ def read_mask(src: DatasetReader, window: Window | None = None) -> tuple[Valid, 
         shown = ", ".join(f"{value:g}" for value in values[:6]) + (", …" if len(values) > 6 else "")
         raise BadInputError(src.name, f"values {shown}", "0 and 255, or 0 and 1", "Make it with mask.")
     return np.asarray(pixels > 0), valid
+
+
+def read_probability(src: DatasetReader, window: Window) -> tuple[Pixels, Valid]:
+    """Roof probabilities (rows, cols) of a window, and where they are valid.
+
+    Raises:
+        BadInputError: It has several bands, or values that are no probabilities.
+    """
+    pixels, valid = read_pixels(src, window)
+    if len(pixels) != 1:
+        raise BadInputError(src.name, f"{len(pixels)} bands", "one band of roof probabilities", "Make it with predict.")
+    low, high = pixels[0].min(where=valid, initial=0), pixels[0].max(where=valid, initial=0)
+    if low < 0 or high > 1:
+        raise BadInputError(src.name, f"values {low:g} to {high:g}", "probabilities, 0 to 1", "Make it with predict.")
+    return pixels[0], valid

@@ -272,16 +272,31 @@ def raster_digest(path: Path | Address) -> str:
         return fingerprint(*digests(map(Path, sorted(src.files))))
 
 
-def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixels, Valid]:
+def read_pixels(
+    src: DatasetReader,
+    window: Window | None = None,
+    *,
+    bands: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[Pixels, Valid]:
     """Data bands (bands, rows, cols) in the file's dtype, and their validity, of a window inside the raster.
+
+    Args:
+        src: The raster.
+        window: None: all of it.
+        bands: Numbers from 1; None: all data bands.
+        size: Rows and columns to pick (nearest neighbours, from overviews where there are any); None: every pixel.
 
     Raises:
         BadInputError: The file's pixels are broken.
         WebError: The server of an address fails.
     """
+    numbers = list(bands or data_bands(src))
     try:
-        pixels = src.read(indexes=data_bands(src), window=window)
-        masked = np.ones(pixels.shape[1:], bool) if _without_mask(src) else src.dataset_mask(window=window) != 0
+        pixels = src.read(indexes=numbers, window=window, out_shape=(len(numbers), *size) if size else None)
+        masked = np.ones(pixels.shape[1:], bool)
+        if not _without_mask(src):
+            masked = src.dataset_mask(window=window, out_shape=size) != 0
     except RasterioIOError as error:
         raise _broken(src, error) from None
     valid: Valid = masked & ~np.isnan(pixels).any(axis=0) if pixels.dtype.kind == "f" else masked

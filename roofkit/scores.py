@@ -43,6 +43,29 @@ def frame_counts(probability: NDArray[Any], truth: Bools, valid: Bools) -> Count
     return np.bincount(bins + BINS * truth[valid], minlength=2 * BINS).astype(np.int64).reshape(2, BINS)
 
 
+def level_counts(probability: NDArray[Any], truth: Bools, valid: Bools, levels: NDArray[np.float32]) -> Counts:
+    """How many valid pixels, of background and of roof, reach how many of the levels: (2, len(levels) + 1).
+
+    A pixel reaches a level as in predict: `probability >= level` in float32, in which probabilities are written.
+
+    Args:
+        probability: (rows, cols) float32.
+        truth: Where there is roof.
+        valid: Which pixels count.
+        levels: Thresholds in ascending order.
+    """
+    bins = len(levels) + 1
+    reached = np.searchsorted(levels, probability[valid].astype(np.float32), side="right")
+    return np.bincount(reached + bins * truth[valid], minlength=2 * bins).astype(np.int64).reshape(2, bins)
+
+
+def counts_at_levels(reached: NDArray[Any]) -> Counts:
+    """What `pixel_counts` gives at each level (…, levels, 4), from what `level_counts` gives (…, 2, levels + 1)."""
+    above = np.flip(np.flip(reached, axis=-1).cumsum(axis=-1), axis=-1)
+    fp, tp = above[..., 0, 1:], above[..., 1, 1:]
+    return np.stack([tp, fp, above[..., 1, :1] - tp, above[..., 0, :1] - fp], axis=-1)
+
+
 def boundary(roof: Bools, width: int) -> Bools:
     """The pixels of `roof` that have, within `width` pixels in rows and cols, one that is not; beyond the edge is none.
 
