@@ -135,8 +135,12 @@ def _words(grid: Grid) -> str:
     return f"{grid.width} x {grid.height} px, {crs}, corner {to.c:.10g}, {to.f:.10g}, pixel {to.a:.10g}, {to.e:.10g}"
 
 
-def read_mask(src: DatasetReader, window: Window | None = None) -> tuple[Valid, Valid]:
+def read_mask(
+    src: DatasetReader, window: Window | None = None, size: tuple[int, int] | None = None
+) -> tuple[Valid, Valid]:
     """Where an open mask says roof, and where it is valid; both (rows, cols) bool, of a window or of all.
+
+    With a `size` only so many rows and columns are picked, as by `read_pixels`.
 
     Valid values are 0 and 255, or 0 and 1, which is checked in what is read. A nodata tag of 0 is passed over where
     nothing else says what is valid: 0 in a mask is background.
@@ -146,7 +150,7 @@ def read_mask(src: DatasetReader, window: Window | None = None) -> tuple[Valid, 
     """
     if len(data_bands(src)) != 1:
         raise BadInputError(src.name, f"{len(data_bands(src))} bands", "a mask of one band", "Make it with mask.")
-    (pixels,), valid = read_pixels(src, window)
+    (pixels,), valid = read_pixels(src, window, size=size)
     if src.nodata == 0 and src.mask_flag_enums == ([MaskFlags.nodata],):
         valid |= pixels == 0
     values = np.unique(pixels[valid]).tolist()

@@ -206,9 +206,15 @@ def expected_calibration_error(histogram: NDArray[Any]) -> Floats:
     class has a probability to compare: that of roof, with how often there is roof. Probabilities count as the middle
     of their bin, which changes the result by 1/3000 at most.
     """
-    expected = np.add.reduceat(histogram.sum(axis=-2) * CENTRES, _CALIBRATION_STARTS, axis=-1)
-    roof = np.add.reduceat(histogram[..., 1, :], _CALIBRATION_STARTS, axis=-1)
+    expected, roof, _ = calibration_bins(histogram)
     return _ratio(np.abs(expected - roof).sum(axis=-1), histogram.sum(axis=(-2, -1)))
+
+
+def calibration_bins(histogram: NDArray[Any]) -> tuple[Floats, NDArray[Any], NDArray[Any]]:
+    """In each of 15 even bins (…, 15): the sum of probabilities, pixels of roof, and all pixels."""
+    weighed = histogram.sum(axis=-2) * CENTRES, histogram[..., 1, :], histogram.sum(axis=-2)
+    expected, roof, pixels = (np.add.reduceat(values, _CALIBRATION_STARTS, axis=-1) for values in weighed)
+    return expected, roof, pixels
 
 
 def brier_score(histogram: NDArray[Any]) -> Floats:
