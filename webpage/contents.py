@@ -111,7 +111,10 @@ def _metrics(path: Path) -> dict[str, Any]:
 
 def _bands(path: Path) -> Section:
     summary = read_json(path, "histograms of the bands", "Run python summarize/summarize.py.")
-    return {"notes": [], "rows": band_rows(summary, path), "units": str(summary.get("units", "value"))}
+    rows = band_rows(summary, path)
+    names = [row["name"] for row in rows]
+    keyed = figures.keys(names, figures.band_styles(names))
+    return {"notes": [], "rows": rows, "units": str(summary.get("units", "value")), "keyed": keyed}
 
 
 def _runs(runs: Mapping[str, Mapping[str, float]], path: Path) -> Section:
@@ -201,10 +204,10 @@ def _tiles(models: Section) -> list[dict[str, str]]:
     if not models.get("rows"):
         return []
     found = dict(zip(models["names"], (cell["pair"] for cell in models["rows"][0]["scores"])))
-    names = {"IoU": "IoU of metal roofs", "F1": "F1", "buildings F1": "F1 of whole roofs", "calibration error": None}
+    names = {"IoU": "IoU of metal roofs", "F1": "F1", "Buildings F1": "F1 of whole roofs", "Calibration error": None}
     return [
         {
-            "name": words or name.capitalize(),
+            "name": words or name,
             "value": f"{found[name][0]:.3f}",
             "note": "" if not found[name][1] else f"{found[name][1][0]:.3f} to {found[name][1][1]:.3f}",
         }

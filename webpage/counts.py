@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +100,14 @@ def score_of(pixels: NDArray[Any]) -> dict[str, float | None]:
 
 
 def ranked(frames: Sequence[Frame], tallies: Sequence[Tally]) -> list[tuple[str, int]]:
-    """Which frames are best, median and worst by IoU, as (word, place in the list); blank ones are none."""
-    ious = [score_of(one.pixels)["iou"] for one in tallies]
-    order = sorted((iou, frame.name, i) for i, (iou, frame) in enumerate(zip(ious, frames)) if iou is not None)
+    """Which frames are best, median and worst by IoU, as (word, place in the list).
+
+    Frames without roofs in their labels have little to say, and come in only where there are no others.
+    """
+    scored = [(score_of(one.pixels)["iou"], frame.name, i) for i, (frame, one) in enumerate(zip(frames, tallies))]
+    known = [(iou, name, i) for iou, name, i in scored if iou is not None]
+    labelled = [row for row in known if tallies[row[2]].pixels[[0, 2]].any()]
+    order = sorted(labelled or known)
     if not order:
         return []
     chosen = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
@@ -119,11 +123,8 @@ def precision_recall(histogram: Counts) -> dict[str, list[float]]:
     if not keep.size or not tp[-1]:
         return {"recall": [], "precision": []}
     keep = keep[np.unique(np.linspace(0, len(keep) - 1, 400).round().astype(int))]
-    rounded = partial(np.round, decimals=5)
-    return {
-        "recall": rounded(tp[keep] / tp[-1]).tolist(),
-        "precision": rounded(tp[keep] / (tp[keep] + fp[keep])).tolist(),
-    }
+    recall, precision = tp[keep] / tp[-1], tp[keep] / (tp[keep] + fp[keep])
+    return {"recall": np.round(recall, 5).tolist(), "precision": np.round(precision, 5).tolist()}
 
 
 def calibration(histogram: Counts) -> dict[str, list[float]]:

@@ -11,11 +11,10 @@ from typing import Any
 from bokeh.core.json_encoder import serialize_json
 from bokeh.document import Document
 from bokeh.models import (
+    AdaptiveTicker,
     ColumnDataSource,
+    CustomDimensional,
     HoverTool,
-    Legend,
-    LegendItem,
-    Metric,
     NumeralTickFormatter,
     PanTool,
     Range1d,
@@ -30,7 +29,8 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, GREY = (
 )  # fmt: skip
 INK, FAINT, GRID = "#1f2933", "#5a6672", "#e3e8ee"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
-DASHES = ("solid", "dashed", "dotted", "dotdash")
+DASHES = ("solid", "dashed", "dotted")
+STYLES = tuple(zip((BLUE, ORANGE, GREEN), DASHES))
 FONT = "system-ui, sans-serif"
 BANDS = {"red": "#c8321f", "green": "#1f8a4c", "blue": "#1f63b4", "nir": "#7b2d8e"}
 HEIGHT = 300
@@ -56,7 +56,7 @@ def _map(side: str, aspect: float, x_range: Range1d, y_range: Range1d) -> Any:
     )  # fmt: skip
     plot.toolbar.active_scroll = tools[1]
     plot.axis.visible = plot.grid.visible = False
-    empty = {"url": [], "image": [], "x": [], "y": [], "w": [], "h": []}
+    empty: dict[str, list[Any]] = {"url": [], "image": [], "x": [], "y": [], "w": [], "h": []}
     box = {"x": "x", "y": "y", "anchor": "top_left"}
     plot.image_url("url", w="w", h="h", name=f"imagery-{side}", source=ColumnDataSource(dict(empty)), **box)
     for name in OVERLAYS[side]:
@@ -69,8 +69,12 @@ def _map(side: str, aspect: float, x_range: Range1d, y_range: Range1d) -> Any:
             {"line_color": colour, "line_width": 2, "line_dash": dash},
         ):
             plot.multi_line("xs", "ys", source=lines, name=f"split-{side}", **line)
+    units = CustomDimensional(
+        basis={"cm": (0.01, "cm", "centimetre"), "m": (1, "m", "metre"), "km": (1000, "km", "kilometre")},
+        ticks=[1, 2, 5, 10, 20, 50, 100, 200, 500],
+    )
     bar = ScaleBar(
-        range=x_range, unit="m", dimensional=Metric(base_unit="m"), location="bottom_right", name=f"scale-{side}",
+        range=x_range, unit="m", dimensional=units, location="bottom_right", name=f"scale-{side}",
         background_fill_alpha=0.8, border_line_color=None, label_text_font=FONT, label_text_font_size="11px",
         bar_length=0.2, margin=8, padding=6,
     )  # fmt: skip
@@ -85,70 +89,70 @@ def history(rows: Sequence[Mapping[str, float]], best: float) -> Figures:
     iou = _plot("epoch", "IoU", y_range=Range1d(0, 1))
     for plot, names in ((loss, ("loss", "val_loss")), (iou, ("iou", "val_iou"))):
         source = ColumnDataSource(columns)
-        lines = [
+        for name, (colour, dash) in zip(names, reversed(STYLES)):
             plot.line("epoch", name, source=source, line_width=2.2, color=colour, line_dash=dash)
-            for name, colour, dash in zip(names, (ORANGE, BLUE), ("dashed", "solid"))
-        ]
         dots = plot.scatter("epoch", names[1], source=source, size=5, color=BLUE)
         plot.add_layout(Span(location=best, dimension="height", line_color=FAINT, line_dash="dotted", line_width=1.5))
         tips = [("epoch", "@epoch"), ("training", f"@{names[0]}{{0.000}}"), ("validation", f"@{names[1]}{{0.000}}")]
         plot.add_tools(HoverTool(renderers=[dots], tooltips=tips, mode="vline"))
-        _legend(plot, {"training": [lines[0]], "validation": [lines[1], dots]})
+        plot.xaxis.ticker = AdaptiveTicker(min_interval=1)
     return {"history-loss": loss, "history-iou": iou}
 
 
 def precision_recall(curves: Mapping[str, Mapping[str, list[float]]]) -> Any:
-    """Precision over recall for each model; a dot marks the page's threshold."""
+    """Precision over recall for each model; a ring marks the page's threshold."""
     plot = _plot("recall", "precision", x_range=Range1d(0, 1.01), y_range=Range1d(0, 1.01))
-    items = {}
-    for (name, points), colour, dash in zip(curves.items(), PALETTE, DASHES):
-        items[name] = [plot.line(points["recall"], points["precision"], line_width=2.2, color=colour, line_dash=dash)]
+    for points, (colour, dash) in zip(curves.values(), STYLES):
+        plot.line(points["recall"], points["precision"], line_width=2.2, color=colour, line_dash=dash)
     here = ColumnDataSource({"recall": [], "precision": []}, name="pr-here")
-    items["at the threshold"] = [
-        plot.scatter("recall", "precision", source=here, size=11, fill_color="#ffffff", line_color=BLUE, line_width=3)
-    ]
-    _legend(plot, items)
+    plot.scatter("recall", "precision", source=here, size=11, fill_color="#ffffff", line_color=BLUE, line_width=3)
     return plot
 
 
 def calibration(curves: Mapping[str, Mapping[str, list[float]]]) -> Any:
     """The share of roof over the probability of roof for each model; the diagonal is perfect."""
     plot = _plot("probability of roof", "share that is roof", x_range=Range1d(0, 1.01), y_range=Range1d(0, 1.01))
-    items = {"perfect": [plot.line([0, 1], [0, 1], color=FAINT, line_width=1)]}
-    for (name, points), colour, dash in zip(curves.items(), PALETTE, DASHES):
+    plot.line([0, 1], [0, 1], color=FAINT, line_width=1)
+    for points, (colour, dash) in zip(curves.values(), STYLES):
         source = ColumnDataSource(dict(points))
-        line = plot.line("expected", "found", source=source, line_width=2.2, color=colour, line_dash=dash)
+        plot.line("expected", "found", source=source, line_width=2.2, color=colour, line_dash=dash)
         dots = plot.scatter("expected", "found", source=source, size=7, color=colour)
         tips = [("probability", "@expected{0.00}"), ("is roof", "@found{0.00}"), ("pixels", "@share{0.0 %}")]
         plot.add_tools(HoverTool(renderers=[dots], tooltips=tips))
-        items[name] = [line, dots]
-    _legend(plot, items)
     return plot
 
 
 def histograms(bands: Sequence[Mapping[str, Any]], units: str) -> Any:
     """The distribution of each band, as steps; axes end where nearly all pixels lie."""
-    plot = _plot(units, "share of valid pixels")
-    items = {}
-    for i, band in enumerate(bands):
+    plot = _plot(units, "share of pixels, per unit")
+    for band, (colour, dash) in zip(bands, band_styles([band["name"] for band in bands])):
         shares, count = band["shares"], len(band["shares"])
         width = (band["to"] - band["from"]) / count
         middles = [band["from"] + width * (k + 0.5) for k in range(count)]
         density = [share / width for share in shares]
-        colour = BANDS.get(band["name"].lower(), PALETTE[i % len(PALETTE)])
-        dash = DASHES[i // len(PALETTE) % len(DASHES)]
-        items[band["name"]] = [plot.step(middles, density, mode="center", color=colour, line_width=1.8, line_dash=dash)]
-    plot.yaxis.axis_label = "share of valid pixels, per unit"
+        plot.step(middles, density, mode="center", color=colour, line_width=1.8, line_dash=dash)
     plot.yaxis.formatter = NumeralTickFormatter(format="0.00e+0" if _tiny(bands) else "0.0[00] %")
     plot.y_range.start = 0
-    _legend(plot, items)
     return plot
+
+
+def band_styles(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Colour and dash of each band."""
+    return [
+        (BANDS.get(name.lower(), PALETTE[i % len(PALETTE)]), DASHES[i // len(PALETTE) % len(DASHES)])
+        for i, name in enumerate(names)
+    ]
+
+
+def keys(names: Sequence[str], styles: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
+    """What stands above a plot: the name, colour and dash of each curve."""
+    return [{"name": name, "colour": colour, "dash": dash} for name, (colour, dash) in zip(names, styles or STYLES)]
 
 
 def _tiny(bands: Sequence[Mapping[str, Any]]) -> bool:
     """Whether shares per unit are too small to be read as percent."""
     tops = [max(band["shares"]) / ((band["to"] - band["from"]) / len(band["shares"])) for band in bands]
-    return max(tops) < 1e-4 or max(tops) > 1
+    return bool(max(tops) < 1e-4 or max(tops) > 1)
 
 
 def _plot(x: str, y: str, **options: Any) -> Any:
@@ -167,17 +171,6 @@ def _plot(x: str, y: str, **options: Any) -> Any:
         axis.major_tick_line_color = FAINT
     plot.grid.grid_line_color = GRID
     return plot
-
-
-def _legend(plot: Any, items: Mapping[str, list[Any]]) -> None:
-    """Name the curves above a plot."""
-    legend = Legend(
-        items=[LegendItem(label={"value": name}, renderers=held) for name, held in items.items()],
-        orientation="horizontal", border_line_color=None, background_fill_color=None, label_text_font=FONT,
-        label_text_font_size="12px", label_text_color=INK, padding=0, margin=4, spacing=14, glyph_width=24,
-        ncols="auto" if len(items) < 5 else 4,
-    )  # fmt: skip
-    plot.add_layout(legend, "above")
 
 
 def document(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class Canvas:
         pixels, valid = pixels[:, inside_rows][:, :, inside_cols], valid[inside_rows][:, inside_cols]
         rows, cols = rows[inside_rows], cols[inside_cols]
         values = np.where(valid, pixels, 0).astype(np.float64)
-        place = np.ix_(np.unique(rows), np.unique(cols))
-        self._sum[(slice(None), *place)] += _summed(values, rows, cols)
+        place = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
+        self._sum[:, place[0], place[1]] += _summed(values, rows, cols)
         self._count[place] += _summed(valid.astype(np.int64), rows, cols)
 
     @property
@@ -147,7 +147,8 @@ def stretched(means: Floats, known: Bools, percentiles: tuple[float, float]) -> 
         low, high = np.percentile(band[known], percentiles) if known.any() else (0.0, 0.0)
         bands.append(np.clip((band - low) / ((high - low) or 1.0), 0, 1) * 255)
     red, green, blue = bands * 3 if len(bands) == 1 else bands
-    return np.stack([red, green, blue, np.where(known, 255, 0)], axis=-1).round().astype(np.uint8) * known[..., None]
+    rgba = np.stack([red, green, blue, np.full(known.shape, 255)], axis=-1)
+    return np.asarray(np.where(known[..., None], rgba.round(), 0), np.uint8)
 
 
 def webp(rgba: NDArray[np.uint8]) -> str:

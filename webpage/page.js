@@ -187,7 +187,7 @@
   }
 
   function showThreshold() {
-    const value = String(data.thresholds[at]);
+    const value = String(Number(data.thresholds[at].toPrecision(4)));
     byId("threshold-value").textContent = value;
     byId("threshold").setAttribute("aria-valuetext", value);
     showScores();

@@ -16,8 +16,10 @@ from roofkit.raster import open_raster, raster_files
 from roofkit.settings import Settings
 from webpage.counts import Frame, Tally, calibration, curve, precision_recall, ranked, score_of
 from webpage.facts import SCORES, Row, best_epoch, read_split, score_rows, split_lines
+from webpage.figures import keys
 from webpage.layers import (
     KNOWN_LABEL,
+    KNOWN_MAP,
     LABEL,
     MAP,
     Canvas,
@@ -34,7 +36,7 @@ from webpage.places import Place, places_of, scenes_of, shown_bands
 from webpage.validation import NETWORK, Validation
 
 CELLS = 3_000_000  # of all maps together: what keeps the page small
-NAMES = ("IoU", "F1", "precision", "recall", "boundary IoU", "PR AUC", "calibration error", "buildings F1")
+NAMES = ("IoU", "F1", "Precision", "Recall", "Boundary IoU", "PR AUC", "Calibration error", "Buildings F1")
 LOWER_IS_BETTER = "ece"
 TITLES = {NETWORK: "network (U-Net)", "forest": "random forest", "regression": "logistic regression"}
 Section = dict[str, Any]
@@ -165,9 +167,9 @@ def words_of(place: Place, factor: int, bands: Sequence[str], flags: NDArray[np.
     parts = [f"{place.name}: {size}, {scale}; bands shown: {', '.join(bands)}."]
     labelled, roof, mapped = (np.count_nonzero(flags & bit) for bit in (KNOWN_LABEL, LABEL, MAP))
     if labelled:
-        parts.append(f"Labels call {roof / labelled:.1%} of the labelled area metal roof.")
+        parts.append(f"Metal roof is {roof / labelled:.1%} of the labelled area in the labels.")
     if mapped:
-        parts.append(f"The masks that predict wrote call {mapped / max(np.count_nonzero(flags), 1):.1%} of it that.")
+        parts.append(f"In the masks that predict wrote it is {mapped / np.count_nonzero(flags & KNOWN_MAP):.1%}.")
     return " ".join(parts)
 
 
@@ -222,8 +224,7 @@ def draw_frame(
     """A frame, as the template shows and the script unpacks it."""
     path, shown = files[frame.name], settings.report_args
     with open_raster(path) as src:
-        factor = -(-max(src.shape) // shown.frame_side)
-        cells = Cells.over(*src.shape, factor)
+        cells = Cells.over(src.height, src.width, -(-max(src.shape) // shown.frame_side))
     bands, _ = shown_bands(path, shown.bands)
     overlay = Overlay(
         levels,
@@ -293,6 +294,7 @@ def curves_section(validation: Validation) -> Section:
     named = {TITLES[name]: counted.histogram for name, counted in models.items()}
     return {
         "notes": [],
+        "keyed": keys(list(named)),
         "precision_recall": {name: precision_recall(histogram) for name, histogram in named.items()},
         "calibration": {name: calibration(histogram) for name, histogram in named.items()},
         "table": _threshold_rows(validation) if NETWORK in models else [],
@@ -326,7 +328,7 @@ def history_section(rows: list[Row]) -> Section:
         f"{len(rows)} epochs; kept was epoch {best['epoch']:.0f} (dotted line) with a validation IoU of "
         f"{best['val_iou']:.3f}. The training IoU is measured on frames that change at random."
     )
-    return {"notes": [], "rows": rows, "words": words, "best": best["epoch"]}
+    return {"notes": [], "rows": rows, "words": words, "best": best["epoch"], "keyed": keys(["validation", "training"])}
 
 
 # ------------------------------------------------------------------------------------------------------------- checks

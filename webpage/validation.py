@@ -1,6 +1,5 @@
 """The validation frames as predict left them: their files, and what is counted on them."""
 
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from roofkit.workers import map_items
 from webpage.counts import Frame, Tally, added, tally, thresholds
 
 NETWORK = "network"
+FEW = 256
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ def count_frames(frames: list[Frame], run: Run) -> Validation:
     every = {NETWORK: frames, **other_frames(frames, run.paths)}
     tasks = [frame for listed in every.values() for frame in listed]
     work = partial(tally, levels=thresholds(own)[1])
-    workers = 1 if len(tasks) < 64 else run.workers  # starting processes takes longer than counting a few frames
-    with closing(map_items(work, tasks, workers=workers)) as done:
-        counted = list(progress(done, len(tasks), "count", quiet=run.quiet))
+    workers = 1 if len(tasks) < FEW else run.workers  # starting processes takes longer than counting a few frames
+    done = map_items(work, tasks, workers=workers)
+    counted = list(progress(done, len(tasks), "count", quiet=run.quiet))
     parts = {name: counted[i * len(frames) : (i + 1) * len(frames)] for i, name in enumerate(every)}
     others = {name: added(part) for name, part in parts.items() if name != NETWORK}
     return Validation(frames, parts[NETWORK], others, own)
