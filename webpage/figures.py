@@ -13,8 +13,8 @@ from bokeh.document import Document
 from bokeh.models import (
     AdaptiveTicker,
     ColumnDataSource,
-    CustomDimensional,
     HoverTool,
+    Metric,
     NumeralTickFormatter,
     PanTool,
     Range1d,
@@ -69,10 +69,8 @@ def _map(side: str, aspect: float, x_range: Range1d, y_range: Range1d) -> Any:
             {"line_color": colour, "line_width": 2, "line_dash": dash},
         ):
             plot.multi_line("xs", "ys", source=lines, name=f"split-{side}", **line)
-    units = CustomDimensional(
-        basis={"cm": (0.01, "cm", "centimetre"), "m": (1, "m", "metre"), "km": (1000, "km", "kilometre")},
-        ticks=[1, 2, 5, 10, 20, 50, 100, 200, 500],
-    )
+    ticks = [1, 2, 5, 10, 20, 50, 100, 200, 500]
+    units = Metric(base_unit="m", include=["cm", "m", "km"], ticks=ticks)
     bar = ScaleBar(
         range=x_range, unit="m", dimensional=units, location="bottom_right", name=f"scale-{side}",
         background_fill_alpha=0.8, border_line_color=None, label_text_font=FONT, label_text_font_size="11px",
