@@ -87,7 +87,7 @@ def history(rows: Sequence[Mapping[str, float]], best: float) -> Figures:
     iou = _plot("epoch", "IoU", y_range=Range1d(0, 1))
     for plot, names in ((loss, ("loss", "val_loss")), (iou, ("iou", "val_iou"))):
         source = ColumnDataSource(columns)
-        for name, (colour, dash) in zip(names, reversed(STYLES)):
+        for name, (colour, dash) in zip(names, (STYLES[1], STYLES[0])):
             plot.line("epoch", name, source=source, line_width=2.2, color=colour, line_dash=dash)
         dots = plot.scatter("epoch", names[1], source=source, size=5, color=BLUE)
         plot.add_layout(Span(location=best, dimension="height", line_color=FAINT, line_dash="dotted", line_width=1.5))

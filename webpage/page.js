@@ -12,8 +12,8 @@
   const LABELLED = rgba("#e69f00");
   const ramp = data.ramp.map((hex, i) => rgba(hex, Math.min(255, 40 + i)));
 
-  let at = data.start; // the place of the threshold among data.thresholds
-  let place = null; // what the maps show, unpacked
+  let at = data.start; // where among data.thresholds the slider stands
+  let place = null; // the area that the maps show, unpacked
   const frames = [];
 
   // ---------------------------------------------------------------------------------------------------- unpacking
@@ -86,8 +86,12 @@
     for (const one of renderers(layer)) one.data_source.data = { image: [image], url: [""], ...corner(place) };
   }
 
+  let wanted = 0;
   async function showPlace(number) {
-    place = await unpackPicture(data.places[number]);
+    wanted = number;
+    const unpacked = await unpackPicture(data.places[number]);
+    if (wanted !== number) return; // another one was chosen meanwhile
+    place = unpacked;
     for (const one of renderers("imagery")) one.data_source.data = { url: [place.image], image: [null], ...corner(place) };
     for (const side of SIDES) {
       for (const name of ["training", "validation"]) {
@@ -167,17 +171,17 @@
 
   function showScores() {
     const found = scores(data.curve);
-    for (const place of document.querySelectorAll("[data-score]")) {
-      const value = found[place.dataset.score];
-      place.textContent = shown(value);
-      place.dataset.value = value === null ? "" : String(value);
+    for (const cell of document.querySelectorAll("[data-score]")) {
+      const value = found[cell.dataset.score];
+      cell.textContent = shown(value);
+      cell.dataset.value = value === null ? "" : String(value);
     }
-    for (const place of document.querySelectorAll("[data-count]")) {
-      place.textContent = `${data.curve[place.dataset.count][at].toLocaleString("en")} px`;
+    for (const cell of document.querySelectorAll("[data-count]")) {
+      cell.textContent = `${data.curve[cell.dataset.count][at].toLocaleString("en")} px`;
     }
-    for (const place of document.querySelectorAll("[data-frame]")) {
-      const curve = data.frames[Number(place.dataset.frame)].curve;
-      if (curve) place.textContent = shown(scores(curve).iou);
+    for (const cell of document.querySelectorAll("[data-frame]")) {
+      const curve = data.frames[Number(cell.dataset.frame)].curve;
+      if (curve) cell.textContent = shown(scores(curve).iou);
     }
     const dot = Bokeh.documents.length && Bokeh.documents[0].get_model_by_name("pr-here");
     if (dot) {
