@@ -236,7 +236,7 @@ def test_scenes_that_adjoin_are_one_place():
 
 
 def test_scenes_apart_are_places_the_largest_first():
-    found = places_of([scene("a", 0, 0), scene("b", 100, 0), scene("c", 121, 0, height=11), scene("d", 141, 0)])
+    found = places_of([scene("a", 0, 0), scene("b", 100, 0), scene("c", 130, 0, height=11), scene("d", 150, 0)])
     assert [place.name for place in found] == ["c (2 scenes)", "a", "b"]
 
 
@@ -496,7 +496,8 @@ def test_the_map_holds_what_the_rasters_hold(project):
     known, at = level[:, 96:] != UNKNOWN, data["thresholds"].index(THRESHOLD)
     assert (known == valid).all()
     assert ((level[:, 96:] > at)[valid] == mapped[valid]).all()
-    assert ((level[:, 96:] > 249)[valid] == (probability >= 0.5)[valid]).all()
+    half = data["thresholds"].index(0.5)
+    assert ((level[:, 96:] > half)[valid] == (probability >= 0.5)[valid]).all()
     with rasterio.open(project.data / "masks/town_2_r32_c64.tif") as src:
         truth, measured = src.read(1) > 0, src.dataset_mask() > 0
     assert ((flags[32:, 160:] & LABEL > 0) == (truth & measured)).all()
@@ -544,7 +545,8 @@ def test_whatever_is_missing_is_said_in_its_place(project, capsys):
 def test_frames_alone_make_a_page(project, capsys):
     for name in ("scenes", "chips", "masks", "histograms"):
         shutil.rmtree(project.data / name)
-    shutil.rmtree(project.results / "probabilities")
+    for name in ("probabilities", "forest_probabilities", "regression_predictions"):
+        shutil.rmtree(project.results / name)
     page, data, report = run(project, capsys=capsys)
     Parser(page)
     assert "data/scenes: no imagery; expected scenes to draw a map of" in page
@@ -588,7 +590,9 @@ def test_scores_of_other_masks_are_called_out(project, capsys):
 
 def test_names_cannot_break_out(tmp_path, capsys):
     evil = "<script>alert(1)</script>".replace("/", "\u2215")
-    project = make_project(tmp_path, names=(f"{evil}&amp;",), band_names=("</script><b>red", "'\"><img src=x>", "blue"))
+    project = make_project(
+        tmp_path, names=(f"{evil}&amp;",), band_names=("</script><b>red", "'\"><img src=x>", "blue"), scored=False
+    )
     page, data, _ = run(project, capsys=capsys)
     parsed = Parser(page)
     assert page.count("<script") == 3
@@ -606,19 +610,18 @@ def test_names_cannot_break_out(tmp_path, capsys):
     ],
 )
 def test_any_imagery(tmp_path, capsys, look):
-    project = make_project(tmp_path, **look)
+    project = make_project(tmp_path, **look, scored=False)
     page, data, report = run(project, capsys=capsys)
     (place,) = data["places"]
     assert place["metres"] == (look.get("crs", UTM) is not None)
-    assert (report["notes"], place["rows"], place["cols"]) == ([], 64, 96)
+    assert (place["rows"], place["cols"]) == (64, 96)
+    assert all(name in note for name, note in zip(("metrics.json", "summary.json"), report["notes"], strict=True))
     Parser(page)
 
 
 def test_places_apart_can_be_chosen_and_only_so_many(tmp_path, capsys):
     settings = {"report_args": {"places": 2, "map_side": 64, "frame_side": 32}}
-    project = make_project(tmp_path, names=("a", "b", "c"), gap=100.0, settings=settings)
-    values = json.loads(project.settings.read_text())
-    assert "predict_args" in values
+    project = make_project(tmp_path, names=("a", "b", "c"), gap=100.0, settings=settings, scored=False)
     page, data, report = run(project, capsys=capsys)
     assert [place["name"] for place in data["places"]] == ["a", "b"]
     assert data["places"][0]["factor"] == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from roofkit.checks import check_labels, check_rasters, raster_facts, spread
 from roofkit.errors import MissingInputError, RoofError
-from roofkit.findings import Finding, from_error
+from roofkit.findings import Finding, failures, from_error
 from roofkit.mask_checks import check_score, check_training_masks, check_written_masks, mask_facts, masks_by_name
 from roofkit.pairs import mask_files
 from roofkit.paths import Paths, find_labels, holds_files
@@ -18,7 +18,8 @@ def findings(paths: Paths, settings: Settings) -> list[Finding]:
     found = []
     for check in (_rasters, _masks, _labels, _written):
         try:
-            found += list(check(paths, settings))
+            for finding in check(paths, settings):
+                found.append(finding)
         except RoofError as error:
             found.append(from_error(check.__name__.strip("_"), error, None))
     return found
@@ -67,5 +68,7 @@ def _written(paths: Paths, settings: Settings) -> Iterator[Finding]:
     for folder in (paths.predictions, paths.map):
         if holds_files(folder):
             files = spread(mask_files(folder), settings.doctor_args.sample)
-            yield from check_written_masks([mask_facts(path) for path in files], truth)
-            yield from check_score(files, truth, 0.0)
+            found = list(check_written_masks([mask_facts(path) for path in files], truth))
+            yield from found
+            if not failures(found):
+                yield from check_score(files, truth, 0.0)

@@ -243,6 +243,7 @@
     if (data.places.length) await startMaps();
     await startFrames();
     if (data.curve) startThreshold();
+    performance.mark("ready");
     document.documentElement.dataset.ready = "yes";
   }
 
