@@ -26,8 +26,8 @@ from roofkit.raster import Grid
 from roofkit.settings import Settings
 from webpage import figures
 from webpage.contents import duration, size_words
-from webpage.counts import Frame, Tally, added, calibration, curve, precision_recall, ranked, thresholds
-from webpage.facts import band_rows, read_history, read_json, read_split, score_rows, split_lines, split_summary
+from webpage.counts import Frame, Tally, calibration, curve, empty, precision_recall, ranked, thresholds
+from webpage.facts import SCORES, band_rows, read_history, read_json, read_split, score_rows, split_lines, split_summary
 from webpage.findings import findings
 from webpage.layers import (
     KNOWN_LABEL,
@@ -176,24 +176,22 @@ def test_thresholds_are_even_and_hold_the_projects_own():
     assert len(thresholds(0.4)[0]) == len(thresholds(None)[0]) == 499
 
 
-def tally_of(pixels, background=(0, 0), roof=(0, 0)):
-    return Tally(np.array(pixels), np.array([background, roof]), np.zeros((2, scores.BINS), np.int64))
-
-
 def test_best_median_and_worst_are_frames_with_labelled_roofs():
     frames = [Frame(name, Path(), Path()) for name in "abcde"]
-    tallies = [tally_of(p) for p in ((1, 1, 0, 5), (0, 3, 0, 5), (4, 0, 0, 5), (1, 0, 2, 5), (0, 0, 0, 9))]
-    assert ranked(frames, tallies) == [("best", 2), ("median", 0), ("worst", 3)]
-    assert ranked(frames[:2], tallies[:2]) == [("best", 0)]
-    assert ranked(frames[1:2], tallies[1:2]) == [("best", 0)]  # no other: then one without labels
-    assert ranked(frames[4:], tallies[4:]) == []
+    pixels = [np.array(p) for p in ((1, 1, 0, 5), (0, 3, 0, 5), (4, 0, 0, 5), (1, 0, 2, 5), (0, 0, 0, 9))]
+    assert ranked(frames, pixels) == [("best", 2), ("median", 0), ("worst", 3)]
+    assert ranked(frames[:2], pixels[:2]) == [("best", 0)]
+    assert ranked(frames[1:2], pixels[1:2]) == [("best", 0)]  # no other: then one without labels
+    assert ranked(frames[4:], pixels[4:]) == []
 
 
 def test_curves_of_frames_together():
-    total = added([tally_of((1, 0, 0, 2), (2, 0), (0, 1)), tally_of((0, 1, 1, 0), (0, 1), (1, 0))])
+    none = np.zeros((2, scores.BINS), np.int64)
+    one = Tally(np.array([1, 0, 0, 2]), np.array([[2, 0], [0, 1]]), none)
+    total = one.plus(Tally(np.array([0, 1, 1, 0]), np.array([[0, 1], [1, 0]]), none))
     assert total.pixels.tolist() == [1, 1, 1, 2]
     assert curve(total) == {"tp": [1], "fp": [1], "fn": [1]}
-    assert curve(tally_of((1, 0, 0, 2))) is None
+    assert curve(empty(np.array([0.5], np.float32))) is None
 
 
 def histogram_of(background, roof):
@@ -318,8 +316,12 @@ def test_json_of_another_kind(tmp_path):
             read_json(path, "scores", "Run.")
     with pytest.raises(BadInputError, match="not what evaluate writes"):
         score_rows({"models": {"network": {}}}, path)
-    with pytest.raises(BadInputError, match="no histograms; expected what summarize writes"):
-        band_rows({"bands": [{"name": "red"}]}, path)
+    with pytest.raises(BadInputError, match="not what evaluate writes"):
+        score_rows({"models": {"network": dict.fromkeys((*SCORES, "buildings", "intervals"), "x")}}, path)
+    bars = {"from": 1, "to": 1, "shares": [1]}
+    for band in ({}, {"histogram": bars, "min": 1, "max": 1, "mean": 1, "std": 0, "saturated_share": 0}):
+        with pytest.raises(BadInputError, match="no histograms; expected what summarize writes"):
+            band_rows({"bands": [{"name": "red", **band}]}, path)
 
 
 def test_split(tmp_path):

@@ -103,14 +103,25 @@ def pixels_of(page, name):
     )
 
 
-def test_it_opens_in_less_than_three_seconds_and_fits_the_screen(page):
-    taken = page.evaluate(
-        "() => performance.getEntriesByName('ready').length ? performance.getEntriesByName('ready')[0].startTime : null"
-    )
-    assert taken is not None
-    assert taken / 1000 < SECONDS
+def test_it_fits_the_screen(page):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.locator("#failure").is_hidden()
+
+
+def test_it_takes_less_than_three_seconds_to_open(browser, project):
+    """Seconds of the processor, as the clock's depend on what else the machine does."""
+    machine = browser.new_browser_cdp_session()
+
+    def used():
+        processes = machine.send("SystemInfo.getProcessInfo")["processInfo"]
+        return sum(process["cpuTime"] for process in processes if process["type"] == "renderer")
+
+    opened = browser.new_page()
+    before = used()
+    opened.goto((project.results / "report.html").as_uri())
+    opened.wait_for_selector("html[data-ready=yes]")
+    assert 0 < used() - before < SECONDS
+    opened.close()
 
 
 def test_the_slider_changes_the_scores_to_what_evaluate_computes(page, project, tmp_path):

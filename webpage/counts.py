@@ -45,6 +45,16 @@ class Tally:
     histogram: Counts
     """What `roofkit.scores.frame_counts` gives (2, BINS)."""
 
+    def plus(self, other: "Tally") -> "Tally":
+        """Both together."""
+        return Tally(self.pixels + other.pixels, self.reached + other.reached, self.histogram + other.histogram)
+
+
+def empty(levels: NDArray[np.float32]) -> Tally:
+    """Nothing counted yet."""
+    shapes = (4, (2, len(levels) + 1), (2, scores.BINS))
+    return Tally(*(np.zeros(shape, np.int64) for shape in shapes))
+
 
 def thresholds(own: float | None) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """The thresholds of the slider, even ones and the project's own: as people write them, and as predict uses them."""
@@ -65,8 +75,8 @@ def tally(frame: Frame, *, levels: NDArray[np.float32]) -> Tally:
     """
     for path in frame.files[::2]:
         check_grid(path, like=frame.mask)
-    pixels, reached = np.zeros(4, np.int64), np.zeros((2, len(levels) + 1), np.int64)
-    histogram = np.zeros((2, scores.BINS), np.int64)
+    none = empty(levels)
+    pixels, reached, histogram = none.pixels, none.reached, none.histogram
     with ExitStack() as stack:
         predicted, truth, *probability = (stack.enter_context(open_raster(path)) for path in frame.files)
         for window in windows(truth.height, truth.width, WINDOW):
@@ -78,12 +88,6 @@ def tally(frame: Frame, *, levels: NDArray[np.float32]) -> Tally:
                 reached += scores.level_counts(values, t, valid & known, levels)
                 histogram += scores.frame_counts(values, t, valid & known)
     return Tally(pixels, reached, histogram)
-
-
-def added(tallies: Sequence[Tally]) -> Tally:
-    """Those of several frames together."""
-    parts = ([getattr(one, name) for one in tallies] for name in ("pixels", "reached", "histogram"))
-    return Tally(*(np.sum(part, axis=0) for part in parts))
 
 
 def curve(counted: Tally) -> dict[str, list[int]] | None:
@@ -99,14 +103,14 @@ def score_of(pixels: NDArray[Any]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else float(value) for name, value in scores.pixel_scores(pixels).items()}
 
 
-def ranked(frames: Sequence[Frame], tallies: Sequence[Tally]) -> list[tuple[str, int]]:
+def ranked(frames: Sequence[Frame], pixels: Sequence[Counts]) -> list[tuple[str, int]]:
     """Which frames are best, median and worst by IoU, as (word, place in the list).
 
     Frames without roofs in their labels have little to say, and come in only where there are no others.
     """
-    scored = [(score_of(one.pixels)["iou"], frame.name, i) for i, (frame, one) in enumerate(zip(frames, tallies))]
+    scored = [(score_of(counts)["iou"], frame.name, i) for i, (frame, counts) in enumerate(zip(frames, pixels))]
     known = [(iou, name, i) for iou, name, i in scored if iou is not None]
-    labelled = [row for row in known if tallies[row[2]].pixels[[0, 2]].any()]
+    labelled = [row for row in known if pixels[row[2]][[0, 2]].any()]
     order = sorted(labelled or known)
     if not order:
         return []

@@ -90,18 +90,25 @@ def score_rows(metrics: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
         BadInputError: It is not what evaluate writes.
     """
     try:
-        models: Mapping[str, Any] = metrics["models"]
         return [
             {
                 "model": name,
-                **{score: [values[score], values["intervals"][score]] for score in SCORES},
-                "building_f1": [values["buildings"]["f1"], values["intervals"]["buildings"]["f1"]],
+                **{score: _pair(values[score], values["intervals"][score]) for score in SCORES},
+                "building_f1": _pair(values["buildings"]["f1"], values["intervals"]["buildings"]["f1"]),
             }
-            for name, values in models.items()
+            for name, values in metrics["models"].items()
         ]
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         advice = "Run python evaluate/evaluate.py --overwrite."
         raise BadInputError(path, "not what evaluate writes", "scores with intervals", advice) from None
+
+
+def _pair(value: Any, interval: Any) -> tuple[float | None, tuple[float, float] | None]:
+    """A score and its interval, either of which may be None."""
+    if interval is not None:
+        low, high = interval
+        interval = float(low), float(high)
+    return None if value is None else float(value), interval
 
 
 def band_rows(summary: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
@@ -111,18 +118,23 @@ def band_rows(summary: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
         BadInputError: It is not what summarize writes.
     """
     try:
-        return [
-            {
-                "name": str(band["name"]),
-                **{end: float(band["histogram"][end]) for end in ("from", "to")},
-                "shares": [float(share) for share in band["histogram"]["shares"]],
-                **{name: float(band[name]) for name in ("min", "max", "mean", "std", "saturated_share")},
-            }
-            for band in summary["bands"]
-        ]  # fmt: skip
+        found = [_band(band) for band in summary["bands"]]
     except (KeyError, TypeError, ValueError):
+        found = []
+    if not found or not all(band["shares"] and band["to"] > band["from"] for band in found):
         advice = "Run python summarize/summarize.py --overwrite."
-        raise BadInputError(path, "no histograms", "what summarize writes", advice) from None
+        raise BadInputError(path, "no histograms", "what summarize writes", advice)
+    return found
+
+
+def _band(band: Mapping[str, Any]) -> dict[str, Any]:
+    bars = band["histogram"]
+    return {
+        "name": str(band["name"]),
+        **{end: float(bars[end]) for end in ("from", "to")},
+        "shares": [float(share) for share in bars["shares"]],
+        **{name: float(band[name]) for name in ("min", "max", "mean", "std", "saturated_share")},
+    }
 
 
 # -------------------------------------------------------------------------------------------------------------- split

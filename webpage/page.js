@@ -243,7 +243,6 @@
     if (data.places.length) await startMaps();
     await startFrames();
     if (data.curve) startThreshold();
-    performance.mark("ready");
     document.documentElement.dataset.ready = "yes";
   }
 

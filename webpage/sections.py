@@ -14,7 +14,7 @@ from roofkit.pairs import mask_files
 from roofkit.paths import holds_files
 from roofkit.raster import open_raster, raster_files
 from roofkit.settings import Settings
-from webpage.counts import Frame, Tally, calibration, curve, precision_recall, ranked, score_of
+from webpage.counts import Frame, calibration, curve, precision_recall, ranked, score_of, tally
 from webpage.facts import SCORES, Row, best_epoch, read_split, score_rows, split_lines
 from webpage.figures import keys
 from webpage.layers import (
@@ -205,8 +205,8 @@ def frames_section(run: Run, validation: Validation, levels: NDArray[np.float32]
     """
     files = {path.stem: path for path in raster_files(run.paths.val_frames, run.settings.extension_args.extension)}
     shown = [
-        draw_frame(word, validation.frames[i], validation.tallies[i], files, run.settings, levels)
-        for word, i in ranked(validation.frames, validation.tallies)
+        draw_frame(word, validation.frames[i], files, run.settings, levels)
+        for word, i in ranked(validation.frames, validation.pixels)
         if validation.frames[i].name in files
     ]
     notes = [] if shown else ["No validation frame holds a roof, in the labels or in the prediction."]
@@ -214,15 +214,10 @@ def frames_section(run: Run, validation: Validation, levels: NDArray[np.float32]
 
 
 def draw_frame(
-    word: str,
-    frame: Frame,
-    counted: Tally,
-    files: Mapping[str, Path],
-    settings: Settings,
-    levels: NDArray[np.float32],
+    word: str, frame: Frame, files: Mapping[str, Path], settings: Settings, levels: NDArray[np.float32]
 ) -> Section:
     """A frame, as the template shows and the script unpacks it."""
-    path, shown = files[frame.name], settings.report_args
+    path, shown, counted = files[frame.name], settings.report_args, tally(frame, levels=levels)
     with open_raster(path) as src:
         cells = Cells.over(src.height, src.width, -(-max(src.shape) // shown.frame_side))
     bands, _ = shown_bands(path, shown.bands)
@@ -256,9 +251,11 @@ def models_section(metrics: Mapping[str, Any], path: Path, validation: Validatio
     keys = (*SCORES, "building_f1")
     best = {key: _best([row[key][0] for row in rows], lowest=key == LOWER_IS_BETTER) for key in keys}
     notes = []
-    if validation and list(metrics.get("counts", {}).values()) != validation.total.pixels.tolist():
+    counted = dict(zip(("tp", "fp", "fn", "tn"), validation.total.pixels.tolist())) if validation else None
+    if counted and metrics.get("counts") != counted:
         notes.append(f"{path.name} was made from other masks than lie there now. Run python evaluate/evaluate.py.")
-    confidence = metrics.get("settings", {}).get("confidence")
+    settings = metrics.get("settings")
+    confidence = settings.get("confidence") if isinstance(settings, dict) else None
     return {
         "notes": notes,
         "names": NAMES,

@@ -1,7 +1,7 @@
 """The validation frames as predict left them: their files, and what is counted on them."""
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from roofkit.pairs import by_stem, mask_files, pair_rasters
 from roofkit.paths import Paths, holds_files
 from roofkit.raster import raster_files
 from roofkit.workers import map_items
-from webpage.counts import Frame, Tally, added, tally, thresholds
+from webpage.counts import Frame, Tally, empty, tally, thresholds
 
 NETWORK = "network"
 FEW = 256
@@ -26,20 +26,17 @@ class Validation:
 
     Attributes:
         frames: Their files, as the network predicted them.
-        tallies: Counts of each.
-        others: Counts over all frames of forest and regression, where they predicted them all.
+        pixels: Counts (4,) of each frame's mask, as `roofkit.scores.pixel_counts` gives them.
+        total: Counts over all frames.
+        others: The same of forest and regression, where they predicted them all.
         own: The threshold that made the masks; None: not known.
     """
 
     frames: list[Frame]
-    tallies: list[Tally]
+    pixels: list[NDArray[np.int64]]
+    total: Tally
     others: dict[str, Tally]
     own: float | None
-
-    @cached_property
-    def total(self) -> Tally:
-        """Counts over all frames."""
-        return added(self.tallies)
 
     @property
     def shown(self) -> NDArray[np.float64]:
@@ -100,8 +97,10 @@ def count_frames(frames: list[Frame], run: Run) -> Validation:
     tasks = [frame for listed in every.values() for frame in listed]
     work = partial(tally, levels=thresholds(own)[1])
     workers = 1 if len(tasks) < FEW else run.workers  # starting processes takes longer than counting a few frames
-    done = map_items(work, tasks, workers=workers)
-    counted = list(progress(done, len(tasks), "count", quiet=run.quiet))
-    parts = {name: counted[i * len(frames) : (i + 1) * len(frames)] for i, name in enumerate(every)}
-    others = {name: added(part) for name, part in parts.items() if name != NETWORK}
-    return Validation(frames, parts[NETWORK], others, own)
+    pixels, totals = [], {name: empty(thresholds(own)[1]) for name in every}
+    counted = progress(map_items(work, tasks, workers=workers), len(tasks), "count", quiet=run.quiet)
+    for number, one in enumerate(counted):
+        name = list(every)[number // len(frames)]
+        totals[name] = totals[name].plus(one)
+        pixels += [one.pixels] if name == NETWORK else []
+    return Validation(frames, pixels, totals.pop(NETWORK), totals, own)
