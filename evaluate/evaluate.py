@@ -38,17 +38,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.io import DatasetReader
-from rasterio.windows import Window
 
 from roofkit import scores
 from roofkit.artifacts import Outputs, fingerprint, write_json
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
-from roofkit.errors import BadInputError, MismatchError, MissingInputError, RoofError
+from roofkit.errors import MismatchError, MissingInputError, RoofError
 from roofkit.ledger import input_digests
-from roofkit.pairs import by_stem, check_grid, mask_files, pair_rasters, read_mask
+from roofkit.pairs import by_stem, check_grid, mask_files, pair_rasters, read_mask, read_probability
 from roofkit.paths import find_labels, holds_files
-from roofkit.raster import Grid, Valid, grid_of, name_of, open_raster, raster_files, read_pixels, windows
+from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, windows
 from roofkit.settings import EvaluateArgs, MaskArgs
 from roofkit.workers import map_items
 
@@ -138,25 +136,6 @@ def true_roofs(truth: Valid, valid: Valid, drawn: NDArray[np.int32]) -> tuple[ND
 def boundary_width(shape: tuple[int, ...], share: float) -> int:
     """That share of the diagonal in whole pixels, at least 1."""
     return max(1, round(share * float(np.hypot(*shape))))
-
-
-def read_probability(src: DatasetReader, window: Window) -> tuple[NDArray[Any], Valid]:
-    """Roof probabilities (rows, cols) of a window, and where they are valid.
-
-    Raises:
-        BadInputError: It has several bands, or values that are no probabilities.
-    """
-    pixels, valid = read_pixels(src, window)
-    if len(pixels) != 1:
-        raise BadInputError(
-            name_of(src), f"{len(pixels)} bands", "one band of roof probabilities", "Make it with predict."
-        )
-    low, high = pixels[0].min(where=valid, initial=0), pixels[0].max(where=valid, initial=0)
-    if low < 0 or high > 1:
-        raise BadInputError(
-            name_of(src), f"values {low:g} to {high:g}", "probabilities, 0 to 1", "Make it with predict."
-        )
-    return pixels[0], valid
 
 
 def measure(frame: Frame, *, settings: EvaluateArgs, all_touched: bool) -> Counts:

@@ -8,7 +8,8 @@ Writes DST/<name>.tif  masks: 0 background, 255 roof (default: results/predictio
        with --vectors FILE  roofs as polygons with area_m2 and mean_probability (default for scenes:
        results/footprints.gpkg); .gpkg, .geojson, .parquet or .fgb
        roof probability, float32, 0 to 1: of the validation frames (default: results/probabilities; evaluate
-       reads it), and with --probabilities DIR of all that is predicted
+       reads it), with predict_args.scene_probabilities of the scenes (results/map_probabilities; report reads it),
+       and with --probabilities DIR of all that is predicted
 Scenes go through in overlapping windows that are blended, so that memory stays flat and no seam shows. Windows without
 a valid pixel are left out. predict_args in the settings says how polygons are drawn: separate, min_area, min_hole,
 simplify, square.
@@ -433,7 +434,8 @@ def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run)
         reports.append(predict_validation(predictor, own / paths.predictions.name if own else None, run))
     if holds_files(paths.scenes):
         scenes = raster_files(paths.scenes)
-        probabilities = (own / paths.map.name,) if own else ()
+        kept = (paths.map_probabilities,) if predictor.settings.scene_probabilities else ()
+        probabilities = (*kept, *((own / paths.map.name,) if own else ()))
         targets = Targets(paths.map, probabilities, options.vectors or _footprints(scenes, paths.footprints))
         reports.append(predict_rasters(scenes, targets, predictor, run=run))
     if not reports:

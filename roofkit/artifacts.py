@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from roofkit.cli import say
-from roofkit.errors import LockedError, OutputError
+from roofkit.errors import BadInputError, LockedError, OutputError
 from roofkit.fence import check_names, check_place, open_plain
 from roofkit.ledger import digest, line_of, read_ledger
 from roofkit.shards import Shard
@@ -117,6 +117,22 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, complete or not at all."""
     with committed(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_runs(path: Path) -> dict[str, dict[str, float]]:
+    """Seconds and peak MB of each stage, as run/local.py keeps them in its JSON file; {} where there is none.
+
+    Raises:
+        BadInputError: The file is something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): {key: float(row[key]) for key in ("seconds", "peak_mb")} for name, row in found.items()}
+    except (ValueError, TypeError, AttributeError, KeyError):  # no JSON, or of another shape
+        expected = "seconds and peak_mb of each stage, as run/local.py writes them"
+        raise BadInputError(path, "something else", expected, "Move it away.") from None
 
 
 class Outputs:
@@ -340,6 +356,11 @@ class Outputs:
 
 def _is_edited(record: Mapping[str, Any], sha: str) -> bool:
     return bool(record["sha256"] != sha or record.get("edited"))
+
+
+def recorded(folder: Path, stage: str) -> dict[str, dict[str, Any]]:
+    """What a stage recorded of the artifacts that it finished in a folder, by their names; {} where it did not."""
+    return read_ledger(folder / f".{stage}.ledger.jsonl").records
 
 
 class _Lock:

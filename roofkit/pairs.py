@@ -12,7 +12,20 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
-from roofkit.raster import DRIVERS, Grid, Valid, data_bands, grid_of, name_of, open_raster, raster_files, read_pixels
+from roofkit.raster import (
+    DRIVERS,
+    Grid,
+    Pixels,
+    Valid,
+    data_bands,
+    grid_of,
+    name_of,
+    open_raster,
+    raster_files,
+    read_pixels,
+)
+
+CHIP_NAME = re.compile(r"(?P<scene>.+)_r(?P<row>\d+)_c(?P<col>\d+)")
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,12 @@ def mask_files(source: Path) -> list[Path]:
             source, "no mask", "*.tif or *.png files", "Make the masks first, or name their folder."
         )
     return found
+
+
+def place_of(stem: str) -> tuple[str, int, int]:
+    """Scene, row and column of a chip or block, as its name says; another name is that of a scene of its own."""
+    name = CHIP_NAME.fullmatch(stem)
+    return (name["scene"], int(name["row"]), int(name["col"])) if name else (stem, 0, 0)
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
@@ -127,8 +146,12 @@ def _words(grid: Grid) -> str:
     return f"{grid.width} x {grid.height} px, {crs}, corner {to.c:.10g}, {to.f:.10g}, pixel {to.a:.10g}, {to.e:.10g}"
 
 
-def read_mask(src: DatasetReader, window: Window | None = None) -> tuple[Valid, Valid]:
+def read_mask(
+    src: DatasetReader, window: Window | None = None, size: tuple[int, int] | None = None
+) -> tuple[Valid, Valid]:
     """Where an open mask says roof, and where it is valid; both (rows, cols) bool, of a window or of all.
+
+    With a `size` only so many rows and columns are picked, as by `read_pixels`.
 
     Valid values are 0 and 255, or 0 and 1, which is checked in what is read. A nodata tag of 0 is passed over where
     nothing else says what is valid: 0 in a mask is background.
@@ -138,7 +161,7 @@ def read_mask(src: DatasetReader, window: Window | None = None) -> tuple[Valid, 
     """
     if len(data_bands(src)) != 1:
         raise BadInputError(name_of(src), f"{len(data_bands(src))} bands", "a mask of one band", "Make it with mask.")
-    (pixels,), valid = read_pixels(src, window)
+    (pixels,), valid = read_pixels(src, window, size=size)
     if src.nodata == 0 and src.mask_flag_enums == ([MaskFlags.nodata],):
         valid |= pixels == 0
     values = np.unique(pixels[valid]).tolist()
@@ -146,3 +169,19 @@ def read_mask(src: DatasetReader, window: Window | None = None) -> tuple[Valid, 
         shown = ", ".join(f"{value:g}" for value in values[:6]) + (", …" if len(values) > 6 else "")
         raise BadInputError(name_of(src), f"values {shown}", "0 and 255, or 0 and 1", "Make it with mask.")
     return np.asarray(pixels > 0), valid
+
+
+def read_probability(src: DatasetReader, window: Window) -> tuple[Pixels, Valid]:
+    """Roof probabilities (rows, cols) of a window, and where they are valid.
+
+    Raises:
+        BadInputError: It has several bands, or values that are no probabilities.
+    """
+    pixels, valid = read_pixels(src, window)
+    advice = "Make it with predict."
+    if len(pixels) != 1:
+        raise BadInputError(name_of(src), f"{len(pixels)} bands", "one band of roof probabilities", advice)
+    low, high = pixels[0].min(where=valid, initial=0), pixels[0].max(where=valid, initial=0)
+    if low < 0 or high > 1:
+        raise BadInputError(name_of(src), f"values {low:g} to {high:g}", "probabilities, 0 to 1", advice)
+    return pixels[0], valid

@@ -9,7 +9,8 @@ from roofkit.settings import PathArgs, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_RESULTS = (
-    "history", "logs", "predictions", "probabilities", "map", "footprints", "metrics",
+    "history", "logs", "predictions", "probabilities", "map", "map_probabilities", "footprints",
+    "metrics", "run", "report",
     "forest", "forest_predictions", "forest_probabilities",
     "regression", "regression_predictions", "regression_probabilities",
 )  # fmt: skip
@@ -41,6 +42,7 @@ class Paths:
     predictions: Path
     probabilities: Path
     map: Path
+    map_probabilities: Path
     footprints: Path
     forest: Path
     forest_predictions: Path
@@ -49,6 +51,8 @@ class Paths:
     regression_predictions: Path
     regression_probabilities: Path
     metrics: Path
+    run: Path
+    report: Path
 
     @property
     def classifiers(self) -> "dict[str, Classifier]":

@@ -441,17 +441,32 @@ def raster_digest(path: Path | Address) -> str:
         return fingerprint(*input_digests([path, *src.beside]))
 
 
-def read_pixels(src: DatasetReader, window: Window | None = None) -> tuple[Pixels, Valid]:
+def read_pixels(
+    src: DatasetReader,
+    window: Window | None = None,
+    *,
+    bands: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[Pixels, Valid]:
     """Data bands (bands, rows, cols) in the file's dtype, and their validity, of a window inside the raster.
+
+    Args:
+        src: The raster.
+        window: None: all of it.
+        bands: Numbers from 1; None: all data bands.
+        size: Rows and columns to pick (nearest neighbours, from overviews where there are any); None: every pixel.
 
     Raises:
         BadInputError: The file's pixels are broken, or more than fit into memory.
         WebError: The server of an address fails.
     """
-    check_memory(src, window)
+    check_memory(src, window, size)
+    numbers = list(bands or data_bands(src))
     try:
-        pixels = src.read(indexes=data_bands(src), window=window)
-        masked = np.ones(pixels.shape[1:], bool) if _without_mask(src) else src.dataset_mask(window=window) != 0
+        pixels = src.read(indexes=numbers, window=window, out_shape=(len(numbers), *size) if size else None)
+        masked = np.ones(pixels.shape[1:], bool)
+        if not _without_mask(src):
+            masked = src.dataset_mask(window=window, out_shape=size) != 0
     except (RasterioIOError, CPLE_BaseError) as error:
         raise _broken(src, error) from None
     valid: Valid = masked & ~np.isnan(pixels).any(axis=0) if pixels.dtype.kind == "f" else masked
@@ -475,9 +490,12 @@ def read_valid(src: DatasetReader, window: Window) -> Valid:
     return valid
 
 
-def check_memory(src: DatasetReader, window: Window | None = None) -> None:
-    """Raise BadInputError where the pixels of a window, or of all, are more than there is memory for."""
-    rows, cols = (src.height, src.width) if window is None else (int(window.height), int(window.width))
+def check_memory(src: DatasetReader, window: Window | None = None, size: tuple[int, int] | None = None) -> None:
+    """Raise BadInputError where the pixels of a window, or of all, are more than there is memory for.
+
+    Of a window that is read in another `size`, only so many pixels are held.
+    """
+    rows, cols = size or ((src.height, src.width) if window is None else (int(window.height), int(window.width)))
     size = rows * cols * (src.count * np.dtype(src.dtypes[0]).itemsize + 1)  # and a byte that says what is valid
     if size > SMALL and size > MEMORY_SHARE * free_memory():
         found, expected = f"{size / 2**20:,.0f} MiB of pixels to read at once", "what fits into memory"

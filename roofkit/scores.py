@@ -43,6 +43,29 @@ def frame_counts(probability: NDArray[Any], truth: Bools, valid: Bools) -> Count
     return np.bincount(bins + BINS * truth[valid], minlength=2 * BINS).astype(np.int64).reshape(2, BINS)
 
 
+def level_counts(probability: NDArray[Any], truth: Bools, valid: Bools, levels: NDArray[np.float32]) -> Counts:
+    """How many valid pixels, of background and of roof, reach how many of the levels: (2, len(levels) + 1).
+
+    A pixel reaches a level as in predict: `probability >= level` in float32, in which probabilities are written.
+
+    Args:
+        probability: (rows, cols) float32.
+        truth: Where there is roof.
+        valid: Which pixels count.
+        levels: Thresholds in ascending order.
+    """
+    bins = len(levels) + 1
+    reached = np.searchsorted(levels, probability[valid].astype(np.float32), side="right")
+    return np.bincount(reached + bins * truth[valid], minlength=2 * bins).astype(np.int64).reshape(2, bins)
+
+
+def counts_at_levels(reached: NDArray[Any]) -> Counts:
+    """What `pixel_counts` gives at each level (…, levels, 4), from what `level_counts` gives (…, 2, levels + 1)."""
+    above = np.flip(np.flip(reached, axis=-1).cumsum(axis=-1), axis=-1)
+    fp, tp = above[..., 0, 1:], above[..., 1, 1:]
+    return np.stack([tp, fp, above[..., 1, :1] - tp, above[..., 0, :1] - fp], axis=-1)
+
+
 def boundary(roof: Bools, width: int) -> Bools:
     """The pixels of `roof` that have, within `width` pixels in rows and cols, one that is not; beyond the edge is none.
 
@@ -183,9 +206,15 @@ def expected_calibration_error(histogram: NDArray[Any]) -> Floats:
     class has a probability to compare: that of roof, with how often there is roof. Probabilities count as the middle
     of their bin, which changes the result by 1/3000 at most.
     """
-    expected = np.add.reduceat(histogram.sum(axis=-2) * CENTRES, _CALIBRATION_STARTS, axis=-1)
-    roof = np.add.reduceat(histogram[..., 1, :], _CALIBRATION_STARTS, axis=-1)
+    expected, roof, _ = calibration_bins(histogram)
     return _ratio(np.abs(expected - roof).sum(axis=-1), histogram.sum(axis=(-2, -1)))
+
+
+def calibration_bins(histogram: NDArray[Any]) -> tuple[Floats, NDArray[Any], NDArray[Any]]:
+    """In each of 15 even bins (…, 15): the sum of probabilities, pixels of roof, and all pixels."""
+    weighed = histogram.sum(axis=-2) * CENTRES, histogram[..., 1, :], histogram.sum(axis=-2)
+    expected, roof, pixels = (np.add.reduceat(values, _CALIBRATION_STARTS, axis=-1) for values in weighed)
+    return expected, roof, pixels
 
 
 def brier_score(histogram: NDArray[Any]) -> Floats:

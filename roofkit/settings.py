@@ -94,6 +94,7 @@ class PathArgs(Block):
     predictions: str = "predictions"
     probabilities: str = Field("probabilities", description="roof probabilities of the validation frames")
     map: str = "map"
+    map_probabilities: str = Field("map_probabilities", description="of scenes: predict_args.scene_probabilities")
     footprints: str = "footprints.gpkg"
     forest: str = "forest.skops"
     forest_predictions: str = Field("forest_predictions", description="validation frames, as predictions above")
@@ -102,6 +103,8 @@ class PathArgs(Block):
     regression_predictions: str = "regression_predictions"
     regression_probabilities: str = "regression_probabilities"
     metrics: str = "metrics.json"
+    run: str = Field("run.json", description="seconds and memory of each stage, as run/local.py saw them")
+    report: str = "report.html"
 
 
 class CheckpointArgs(Block):
@@ -427,6 +430,9 @@ class PredictArgs(Block):
     )
     simplify: Annotated[float, Field(ge=0.0)] = Field(0.0, description="metres by which outlines may change; 0: none")
     square: bool = Field(False, description="make the corners of outlines right angles where the shape allows it")
+    scene_probabilities: bool = Field(
+        False, description="also write roof probabilities of scenes, so that the report's map follows its threshold"
+    )
 
 
 class EvaluateArgs(Block):
@@ -441,6 +447,24 @@ class EvaluateArgs(Block):
     building_iou: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="from this IoU on a roof is found")
     min_building: Annotated[float, Field(ge=0.0)] = Field(
         0.0, description="square metres; smaller roofs do not count in the building scores"
+    )
+
+
+class ReportArgs(Block):
+    """What the page shows."""
+
+    places: Annotated[int, Field(ge=1, le=24)] = Field(
+        6, description="maps at most, the largest first; scenes that adjoin are one"
+    )
+    map_side: Annotated[int, Field(ge=64, le=4096)] = Field(
+        1600, description="pixels along a map's longer side, at most"
+    )
+    frame_side: Annotated[int, Field(ge=32, le=1024)] = Field(512, description="that of a validation frame")
+    bands: tuple[Positive, Positive, Positive] | None = Field(
+        None, description="bands shown as red, green and blue, from 1; null: those of these names, or the first three"
+    )
+    stretch: tuple[Annotated[float, Field(ge=0.0, lt=50.0)], Annotated[float, Field(gt=50.0, le=100.0)]] = Field(
+        (2.0, 98.0), description="percentiles of a band that are shown as black and as full colour"
     )
 
 
@@ -476,6 +500,7 @@ class Settings(Block):
     predict_args: PredictArgs = PredictArgs()
     evaluate_args: EvaluateArgs = EvaluateArgs()
     doctor_args: DoctorArgs = DoctorArgs()
+    report_args: ReportArgs = ReportArgs()
 
 
 def load_settings(path: Path) -> Settings:

@@ -3,6 +3,7 @@
 python run/local.py                                 all stages on the embedded sample (settings.dev.json)
 python run/local.py --prod --chip --mask --train    these stages, as settings.json says
 A stage whose inputs do not exist pulls in the stage that makes them, and says so. The first failure stops the run.
+What each stage took, when it last had work to do, is kept in results/run.json.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from roofkit.artifacts import read_runs, write_json
 from roofkit.cli import DONE, checked, say, stage_parser, start_run
 from roofkit.errors import MissingInputError, SettingsError
 from roofkit.paths import ROOT, Paths, find_labels, holds_files
@@ -46,6 +48,7 @@ STAGES = (
     Stage("train", FRAMES, ("checkpoint",)),
     Stage("predict", ("checkpoint",), ("predictions", "map")),
     Stage("evaluate", ("predictions", "val_masks"), ("metrics",)),
+    Stage("report", (), ("report",)),  # of whatever there is
 )
 STAGE_ENDS = 4.0  # seconds that a stage has to end in after a signal; it takes 3 at most
 PATIENCE = 4.5
@@ -56,12 +59,16 @@ MAKER = {name: stage for stage in STAGES for name in stage.writes}
 
 @dataclass(frozen=True)
 class Done:
-    """A stage that ran: its report, how long it took, and the most memory one of its processes held."""
+    """A stage that ran: what it wrote, how long it took, and the most memory one of its processes held.
+
+    `kept` means that all was finished before.
+    """
 
     stage: str
     wrote: str
     seconds: float
     peak_mb: float
+    kept: bool = False
 
 
 def exists(name: str, paths: Paths) -> bool:
@@ -94,7 +101,7 @@ def chosen(options: argparse.Namespace, paths: Paths) -> set[str]:
         asked = set(NAMES)
         if all(exists(name, paths) for name in FRAMES) and not exists("scenes", paths):
             say(f"{paths.data} holds frames and masks but no scenes: they are used as they are.")
-            asked = {"forest", "regression", "train", "predict", "evaluate"}
+            asked = {"forest", "regression", "train", "predict", "evaluate", "report"}
     first = NAMES.index(options.from_stage) if options.from_stage else 0
     last = NAMES.index(options.until_stage) if options.until_stage else len(NAMES)
     found = {name for name in asked if first <= NAMES.index(name) <= last}
@@ -128,7 +135,9 @@ def run_command(stage: str, line: list[str], quiet: bool) -> tuple[int, Done]:
             _end(process)
     seconds = time.monotonic() - started
     scale = 1024 if sys.platform != "darwin" else 1024**2  # Linux counts kilobytes, macOS bytes
-    return process.returncode, Done(stage, _wrote(report), round(seconds, 1), round(usage.ru_maxrss / scale))
+    return process.returncode, Done(
+        stage, _wrote(report), round(seconds, 1), round(usage.ru_maxrss / scale), is_kept(report)
+    )
 
 
 def _pass_on(process: "subprocess.Popen[str]", quiet: bool) -> dict[str, Any]:
@@ -158,8 +167,32 @@ def _wrote(report: dict[str, Any]) -> str:
     return "\n".join(wrote) if isinstance(wrote, list) else str(wrote)
 
 
-def run_stages(names: Sequence[str], options: argparse.Namespace) -> tuple[int, list[Done]]:
-    """Run stages one after another until one fails; the exit status and what was done."""
+def is_kept(report: dict[str, Any]) -> bool:
+    """Whether a stage made nothing, as its report says."""
+    made = [value for name, value in report.items() if name == "made" or name.endswith("_made")]
+    return report.get("kept") is True or (bool(made) and not any(made))
+
+
+def remember(done: Done, path: Path) -> None:
+    """Note seconds and memory of a stage in the JSON file of the runs; of one that kept all, what its work once took.
+
+    Raises:
+        BadInputError: The file is something else.
+    """
+    known = read_runs(path)
+    if not (done.kept and done.stage in known):
+        known[done.stage] = {"seconds": done.seconds, "peak_mb": done.peak_mb}
+        write_json(path, {name: known[name] for name in NAMES if name in known})
+
+
+def run_stages(names: Sequence[str], options: argparse.Namespace, runs: Path) -> tuple[int, list[Done]]:
+    """Run stages one after another until one fails; the exit status and what was done.
+
+    Args:
+        names: The stages.
+        options: Of the command line.
+        runs: The file that remembers what each took.
+    """
     done: list[Done] = []
     for name in names:
         line = command(name, options)
@@ -171,6 +204,7 @@ def run_stages(names: Sequence[str], options: argparse.Namespace) -> tuple[int, 
             say(f"{name} failed: the run ends here.")
             return (128 - status if status < 0 else status), done
         done.append(result)
+        remember(result, runs)
     return DONE, done
 
 
@@ -209,7 +243,7 @@ def local(options: argparse.Namespace) -> int:
     for name, reason in plan.items():
         if reason:
             say(f"{name} is pulled in: {reason}.")
-    status, done = run_stages(list(plan), options)
+    status, done = run_stages(list(plan), options, paths.run)
     if done and not options.quiet:
         show(done)
     if options.json:

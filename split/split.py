@@ -13,7 +13,6 @@ roof. A training chip that shares ground with a validation chip is left out, and
 import argparse
 import csv
 import io
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, progress, run_stage, stage_parser
 from roofkit.errors import BadInputError, OutputError, SettingsError
 from roofkit.ledger import digest, input_digest
-from roofkit.pairs import check_grid, mask_files, pair_rasters, read_mask
+from roofkit.pairs import check_grid, mask_files, pair_rasters, place_of, read_mask
 from roofkit.paths import Paths
 from roofkit.raster import Grid, Valid, check_apart, grid_of, open_raster, raster_files, read_pixels
 from roofkit.settings import SplitArgs
@@ -40,7 +39,6 @@ from roofkit.workers import map_items
 
 COLUMNS = ("frame", "split", "chip", "scene", "row", "col", "block", "roof_fraction", "valid_fraction")
 TRAIN, VAL, LEFT_OUT = "train", "val", "left out"
-CHIP_NAME = re.compile(r"(?P<scene>.+)_r(?P<row>\d+)_c(?P<col>\d+)")
 DRAWS = 256  # random draws of validation groups, of which the best balanced counts
 SLIVER = 1e-6  # of a pixel: less shared ground than this is rounding
 POOL_FROM = 128  # files below which starting worker processes takes longer than the work
@@ -76,8 +74,7 @@ class Pair:
     @property
     def place(self) -> tuple[str, int, int]:
         """Scene, row and column, as the name says; a file with another name is a scene of its own."""
-        name = CHIP_NAME.fullmatch(self.frame.stem)
-        return (name["scene"], int(name["row"]), int(name["col"])) if name else (self.frame.stem, 0, 0)
+        return place_of(self.frame.stem)
 
 
 @dataclass(frozen=True)

@@ -529,9 +529,14 @@ def _float_column(path: Path, table: "polars.LazyFrame") -> Levels:
 # The summary
 
 
-def band_summary(
-    levels: Levels, number: int, name: str, source: Source, percentiles: Sequence[float]
-) -> dict[str, Any]:
+def histogram(levels: Levels, source: Source, bins: int) -> dict[str, Any]:
+    """The bars of a band's picture: between what values they stand side by side, and the share of pixels in each."""
+    bin_edges = edges([levels], *shown_range(levels, np.dtype(source.dtype)), bins)
+    heights = [float(f"{share:.6g}") for share in shares(levels, bin_edges)]
+    return {"from": float(bin_edges[0]), "to": float(bin_edges[-1]), "shares": heights}
+
+
+def band_summary(levels: Levels, number: int, name: str, source: Source, settings: SummarizeArgs) -> dict[str, Any]:
     """The numbers of one band."""
     whole = int if levels.exact else float
     top = saturated(levels, np.dtype(source.dtype))
@@ -542,11 +547,12 @@ def band_summary(
         "max": whole(levels.maximum),
         "mean": levels.mean,
         "std": levels.std,
-        "percentiles": {f"{percent:g}": percentile(levels, percent) for percent in percentiles},
+        "percentiles": {f"{percent:g}": percentile(levels, percent) for percent in settings.percentiles},
         "valid_share": None if source.is_table else levels.total / source.pixels,
         "saturated_share": top / levels.total,
         "saturated_at": whole(levels.maximum) if top else None,
         "zero_share": levels.zeros / levels.total,
+        "histogram": histogram(levels, source, settings.bins),
     }
 
 
@@ -572,7 +578,7 @@ def _summary(source: Source, levels: Sequence[Levels], settings: SummarizeArgs) 
         "pixels": source.pixels,
         "dtype": source.dtype,
         "units": source.units,
-        "bands": [band_summary(*band, source, settings.percentiles) for band in bands],
+        "bands": [band_summary(*band, source, settings) for band in bands],
     }
 
 

@@ -10,9 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from roofkit.artifacts import read_runs
+from roofkit.errors import BadInputError
 from roofkit.paths import ROOT, project_paths
 from roofkit.settings import Settings
-from run.local import NAMES, STAGES, Done, chosen, command, complete, exists, main, parser, run_command, run_stages
+from run.local import (
+    NAMES,
+    STAGES,
+    Done,
+    chosen,
+    command,
+    complete,
+    exists,
+    is_kept,
+    main,
+    parser,
+    remember,
+    run_command,
+    run_stages,
+)
 
 LINE = ["--prod", "--chip", "--mask", "--mosaic", "--flatten", "--summarize", "--train", "--predict"]
 
@@ -81,7 +97,8 @@ def test_flags_in_any_order_and_from_until(paths, tmp_path):
 
 def test_somebody_elses_frames_train_as_they_are(paths, tmp_path, capsys):
     fill(paths.train_frames, paths.train_masks, paths.val_frames, paths.val_masks)
-    assert chosen(options(tmp_path=tmp_path), paths) == {"forest", "regression", "train", "predict", "evaluate"}
+    stages = {"forest", "regression", "train", "predict", "evaluate", "report"}
+    assert chosen(options(tmp_path=tmp_path), paths) == stages
     assert "used as they are" in capsys.readouterr().err
 
 
@@ -129,6 +146,8 @@ def test_a_run_ends_with_the_table_and_json(make_raster, tmp_path, capfd):
     assert done[0]["peak_mb"] > 10
     assert "peak MB" in out
     assert (tmp_path / "data" / "chips" / "a_r0_c0.tif").is_file()
+    took = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert took == {"chip": {"seconds": done[0]["seconds"], "peak_mb": done[0]["peak_mb"]}}
 
 
 def test_the_first_failure_stops_the_run_with_its_status(tmp_path, capfd):
@@ -145,7 +164,7 @@ def test_the_first_failure_stops_the_run_with_its_status(tmp_path, capfd):
 
 def test_a_killed_stage_fails_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr("run.local.run_command", lambda *_: (-9, Done("chip", "", 0.0, 0.0)))
-    status, done = run_stages(["chip", "mosaic"], options(tmp_path=tmp_path))
+    status, done = run_stages(["chip", "mosaic"], options(tmp_path=tmp_path), tmp_path / "run.json")
     assert (status, done) == (137, [])
 
 
@@ -153,6 +172,44 @@ def test_run_command_reports_what_the_stage_says():
     code = 'print(\'hello\'); print(\'{"stage": "x", "wrote": ["a", "b"]}\')'
     status, done = run_command("x", [sys.executable, "-c", code], quiet=True)
     assert (status, done.wrote) == (0, "a\nb")
+
+
+@pytest.mark.parametrize(
+    ("report", "kept"),
+    [
+        ({"kept": True}, True),
+        ({"kept": False}, False),
+        ({"chips_made": 0, "chips_kept": 4}, True),
+        ({"made": 1, "kept": 3}, False),
+        ({"made": 0, "kept": 1}, True),
+        ({}, False),
+    ],
+)
+def test_a_stage_that_made_nothing_kept_all(report, kept):
+    assert is_kept(report) == kept
+
+
+def test_what_a_stage_took_is_remembered_until_it_works_again(tmp_path):
+    path = tmp_path / "results" / "run.json"
+    for done in (
+        Done("train", "", 75.0, 900),
+        Done("chip", "", 0.5, 80, kept=True),
+        Done("train", "", 1.5, 300, kept=True),
+        Done("chip", "", 2.5, 90),
+    ):
+        remember(done, path)
+    assert list(read_runs(path).items()) == [
+        ("chip", {"seconds": 2.5, "peak_mb": 90.0}),
+        ("train", {"seconds": 75.0, "peak_mb": 900.0}),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"chip": 3}', '{"chip": {"seconds": "soon", "peak_mb": 1}}', "{"])
+def test_a_file_of_runs_that_is_something_else(tmp_path, text):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(BadInputError, match=r"run\.json: something else; expected seconds and peak_mb of each stage"):
+        read_runs(path)
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
