@@ -496,9 +496,9 @@ def check_memory(src: DatasetReader, window: Window | None = None, size: tuple[i
     Of a window that is read in another `size`, only so many pixels are held.
     """
     rows, cols = size or ((src.height, src.width) if window is None else (int(window.height), int(window.width)))
-    size = rows * cols * (src.count * np.dtype(src.dtypes[0]).itemsize + 1)  # and a byte that says what is valid
-    if size > SMALL and size > MEMORY_SHARE * free_memory():
-        found, expected = f"{size / 2**20:,.0f} MiB of pixels to read at once", "what fits into memory"
+    needed = rows * cols * (src.count * np.dtype(src.dtypes[0]).itemsize + 1)  # and a byte that says what is valid
+    if needed > SMALL and needed > MEMORY_SHARE * free_memory():
+        found, expected = f"{needed / 2**20:,.0f} MiB of pixels to read at once", "what fits into memory"
         raise BadInputError(name_of(src), found, expected, "Cut it into smaller rasters (chip/chip.py).")
 
 
