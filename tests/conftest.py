@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A small project that nothing disturbs, for the tests in tests/faults."""
+    if sys.platform != "linux":
+        pytest.skip("the tests of faults fork processes and read /proc: on Linux only")
     from faults.project import Project
 
     found = Project(tmp_path_factory.mktemp("faults"))

@@ -166,8 +166,8 @@ class Server:
 
     def close(self) -> None:
         """End the process."""
-        self.process.kill()
-        self.process.wait()
+        with self.process:
+            self.process.kill()
 
 
 LIGHT = [

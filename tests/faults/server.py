@@ -6,7 +6,7 @@ python server.py [MODULE …] imports these modules, then answers lines of JSON 
 "event"  the number of the file event (open, rename, remove, mkdir; counted from 1) at which it kills itself (SIGKILL)
 "batch"  the number of the training batch after which it does
 "limit"  the largest file in bytes that it may write
-"pause"  seconds that it waits before the first file takes its final name
+"gate"   a file for which it waits before its first file takes its final name
 """
 
 import importlib
@@ -25,17 +25,16 @@ EVENTS = {"open", "os.rename", "os.remove", "os.mkdir"}
 class Watch:
     """Counts file events of this process, kills it at one of them, and waits at the first new name."""
 
-    def __init__(self, last: int | None, pause: float) -> None:
-        self.count, self.last, self.pause = 0, last, pause
+    def __init__(self, last: int | None, gate: str | None) -> None:
+        self.count, self.last, self.gate = 0, last, gate
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if event in EVENTS:
             self.count += 1
             if self.count == self.last:
                 os.kill(os.getpid(), signal.SIGKILL)
-        if event == "os.rename" and self.pause:
-            pause, self.pause = self.pause, 0.0
-            time.sleep(pause)
+        while event == "os.rename" and self.gate and not os.path.exists(self.gate):
+            time.sleep(0.01)
 
 
 def kill_after_batch(last: int) -> None:
@@ -63,7 +62,7 @@ def child(task: dict[str, Any], said: int, answer: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], task["limit"]))
     if task.get("batch"):
         kill_after_batch(task["batch"])
-    watch = Watch(task.get("event"), task.get("pause", 0.0))
+    watch = Watch(task.get("event"), task.get("gate"))
     sys.addaudithook(watch)
     status = stage.main(task["argv"])
     sys.stdout.flush()

@@ -85,8 +85,7 @@ def test_500_flipped_bits_are_found(undisturbed, kind, tmp_path):
 def read_flipped(project: Project, reader: str, folder: Path, rng: np.random.Generator, capsys) -> None:
     """Flip a bit of one of the files that a stage reads; it says which, and writes nothing."""
     stage, source, arguments = READERS[reader]
-    for needed in ("split", "forest", "predict" if stage == "evaluate" else "split"):
-        project.make(needed)
+    project.make({"predict": "forest", "evaluate": "predict"}.get(stage, "split"))
     shutil.rmtree(folder / "ref", ignore_errors=True)
     shutil.copytree(project.ref, folder / "ref")
     src, out = folder / "ref" / source, folder / "out"

@@ -1,6 +1,7 @@
 """Two runs on one output: one wins, the other says who holds it, since when, and ends with 1."""
 
 import re
+import select
 import time
 
 import pytest
@@ -19,21 +20,25 @@ def second(undisturbed):
 
 
 def collide(project, second, name, rng):
-    """Start two runs a moment apart, of which the first to lock waits before its first file is in place."""
+    """Start two runs a moment apart; who locks first waits until the other has ended."""
     kept, _ = project.undisturbed(name)
     project.clear()
-    servers = [project.server(False), second]
+    servers, gate = [project.server(False), second], project.folder / "gate"
+    gate.unlink(missing_ok=True)
     rng.shuffle(servers)
-    argv, pids = CASES[name].argv(project.ref, project.out), []
+    argv, pids = CASES[name].argv(project.ref, project.out), {}
     for server in servers:
-        pids.append(server.start(CASES[name].stage, argv, pause=1.5))
+        pids[server] = server.start(CASES[name].stage, argv, gate=str(gate))
         time.sleep(rng.uniform(0, 0.3))
-    done = [server.wait() for server in servers]
-    assert sorted(run.status for run in done) == [0, 1], [run.said for run in done]
-    winner = pids[[run.status for run in done].index(0)]
-    said = next(run.said for run in done if run.status)
-    assert LINE.match(said), said
-    assert int(LINE.match(said)[1]) == winner
+    ended, _, _ = select.select([server.process.stdout for server in servers], [], [], 120)
+    (loser,) = (server for server in servers if server.process.stdout in ended)
+    lost = loser.wait()
+    gate.touch()
+    (winner,) = (server for server in servers if server is not loser)
+    won = winner.wait()
+    assert (lost.status, won.status) == (1, 0), (lost.said, won.said)
+    assert LINE.match(lost.said), lost.said
+    assert int(LINE.match(lost.said)[1]) == pids[winner]
     assert contents(project.out) == contents(kept)
     assert leftovers(project.out) == []
 
