@@ -54,17 +54,19 @@ def test_settings_that_lead_out_are_refused(tmp_path, secrets, run_cases):
     assert sorted(secrets.folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("key", ["aoi", "labels_file", "address"])
-def test_settings_name_no_file_outside(tmp_path, secrets, run_cases, key):
+def test_settings_name_no_file_outside(tmp_path, secrets, run_cases):
     """A user may, on the command line; a settings file may be somebody else's."""
-    values = {"source": "cog", "labels": "file", "address": ["here.tif"], "labels_file": "here.gpkg"}
-    values[key] = [str(secrets.raster)] if key == "address" else str(secrets.vector)
     (tmp_path / "project").mkdir()
-    settings = tmp_path / "project/s.json"
-    settings.write_text(json.dumps({"download_args": values}))
-    (ended,) = run_cases([("download", ["--settings", settings])])
-    ended.check_refused(f"download_args.{key}")
-    assert "it lies elsewhere" in ended.err
+    keys, cases = ("aoi", "labels_file", "address"), []
+    for key in keys:
+        values = {"source": "cog", "labels": "file", "address": ["here.tif"], "labels_file": "here.gpkg"}
+        values[key] = [str(secrets.raster)] if key == "address" else str(secrets.vector)
+        settings = tmp_path / f"project/{key}.json"
+        settings.write_text(json.dumps({"download_args": values}))
+        cases.append(("download", ["--settings", settings]))
+    for key, how in zip(keys, run_cases(cases)):
+        how.check_refused(f"download_args.{key}")
+        assert "it lies elsewhere" in how.err
 
 
 def test_links_in_the_projects_folders(tmp_path, secrets, run_cases):
