@@ -40,6 +40,7 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 BLOCK = 256  # side of a GeoTIFF block
 CACHE_BYTES = 64 * 2**20
 BLOCK_BYTES = 256 * 2**20  # a block that decodes to more is refused: GDAL reads blocks whole
+DECODED_BYTES = 64 * 2**30  # a block that the cache does not hold is decoded for each band: at most so much in all
 IN_MEMORY = 64 * 2**20  # bytes of pixels up to which a new raster is made in memory
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a PNG, with its checksum
 THREADS = 4  # that encode the windows of a large raster
@@ -148,8 +149,10 @@ def open_raster(path: Path | Address) -> Iterator[DatasetReader]:
             found = f"pixels of {', '.join(sorted(set(src.dtypes))) or 'no band'}"
             raise BadInputError(str(path), found, f"one of {', '.join(DTYPES)}", "Convert it (gdal_translate -ot).")
         size = block_bytes(src)
-        if size > BLOCK_BYTES:
-            found, expected = f"blocks of {size / 2**20:,.0f} MiB", f"at most {BLOCK_BYTES // 2**20} MiB"
+        most = CACHE_BYTES if size * src.count > DECODED_BYTES else BLOCK_BYTES
+        if size > most:
+            found = f"blocks of {size / 2**20:,.0f} MiB for {src.count:,} bands"
+            expected = f"at most {most // 2**20} MiB"
             raise BadInputError(str(path), found, expected, "Store it in tiles (gdal_translate -co TILED=YES).")
         yield src
 
