@@ -44,6 +44,7 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 BLOCK = 256  # side of a GeoTIFF block
 CACHE_BYTES = 64 * 2**20
 BLOCK_BYTES = 256 * 2**20  # a block that decodes to more is refused: GDAL reads blocks whole
+DECODED_BYTES = 64 * 2**30  # a block that the cache does not hold is decoded for each band: at most so much in all
 MOST_PIXELS = 10**12  # of one raster: more is a slip of scale, or a file that lies
 SMALL = 64 * 2**20  # bytes of pixels that are read without looking at memory
 MEMORY_SHARE = 0.5  # of the memory that is free: pixels that are read at once
@@ -201,8 +202,9 @@ def check_plan(src: DatasetReader, where: str, read: Callable[[int, int], bytes]
     read = read or getattr(src, "part_of_file", None)
     if src.driver == "GTiff" and read and any(MaskFlags.per_dataset in flags for flags in src.mask_flag_enums):
         size = max(size, _largest_block(read, where))
-    if size > BLOCK_BYTES:
-        found, expected = f"blocks of {size / 2**20:,.0f} MiB", f"at most {BLOCK_BYTES // 2**20} MiB"
+    most = CACHE_BYTES if size * src.count > DECODED_BYTES else BLOCK_BYTES
+    if size > most:
+        found, expected = f"blocks of {size / 2**20:,.0f} MiB for {src.count:,} bands", f"at most {most // 2**20} MiB"
         raise BadInputError(where, found, expected, "Store it in tiles (gdal_translate -co TILED=YES).")
 
 
