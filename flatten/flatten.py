@@ -31,7 +31,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.addresses import path_or_address
-from roofkit.artifacts import Outputs, committed, fingerprint
+from roofkit.artifacts import Outputs, fingerprint, streamed
 from roofkit.cli import Run, progress, run_stage, say, stage_parser
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.raster import Pixels, Valid, all_valid, data_bands, open_raster, raster_digest, raster_files, read_pixels
@@ -218,7 +218,7 @@ def _write_whole(job: _Job, outputs: Outputs) -> bool:
     if job.dst.name in todo:
         done = {shard: name for name, shard in _shards(job, outputs) if name in keys and name not in todo}
         facts = _join_parts(job, outputs, done) if done else _write_rows(job, job.dst, job.table.write)
-        outputs.record(job.dst.name, job.key, **{name: facts[name] for name in FACTS})
+        outputs.record(job.dst.name, job.key, **{name: facts[name] for name in (*FACTS, "sha256")})
     for name in keys:
         outputs.leave_out(name)
     return job.dst.name not in todo
@@ -245,14 +245,14 @@ def _join_parts(job: _Job, outputs: Outputs, done: dict[Shard, str]) -> dict[str
         advice = f"Run --shard {missing[0]}/{count}, or --overwrite to do all here."
         raise MissingInputError(job.dst, found, f"all {count}", advice)
     names = [done[Shard(i, count)] for i in range(count)]
-    with committed(job.dst) as part, part.open("wb") as file:
+    with streamed(job.dst) as file:
         job.table.write((rows for name in names for rows in job.table.read_part(job.dst.with_name(name))), file)
     facts = [outputs.facts(name) for name in names]
     held = sorted({number for fact in facts for number in fact["held"]})
     sums = {name: sum(fact[name] for fact in facts) for name in ("pixels", "rows")}
     _check_some(sums["pixels"], job)
     shared = {name: facts[0][name] for name in ("frames", "bands")}
-    return shared | sums | {"held": held, "empty_frames": shared["frames"] - len(held)}
+    return shared | sums | {"sha256": file.sha256, "held": held, "empty_frames": shared["frames"] - len(held)}
 
 
 def _write_rows(job: _Job, dst: Path, write: Callable[[Iterable[Any], BinaryIO], None]) -> dict[str, Any]:
@@ -273,9 +273,9 @@ def _write_rows(job: _Job, dst: Path, write: Callable[[Iterable[Any], BinaryIO],
     if not job.run.shard:
         _check_some(facts["pixels"], job)
         _tell_empty([frame for i, frame in enumerate(frames) if i not in set(held)])
-    with closing(_tables(pieces, job, frames)) as rows, committed(dst) as part, part.open("wb") as file:
+    with closing(_tables(pieces, job, frames)) as rows, streamed(dst) as file:
         write(progress(rows, len(pieces), "flatten", quiet=job.run.quiet), file)
-    return facts
+    return facts | {"sha256": file.sha256}
 
 
 def _tables(pieces: Sequence[Piece], job: _Job, frames: Sequence[Frame]) -> Iterator[Any]:

@@ -14,17 +14,19 @@ import errno
 import fcntl
 import functools
 import hashlib
+import io
 import json
 import os
 import re
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from roofkit.cli import say
 from roofkit.errors import BadInputError, LockedError, OutputError
@@ -35,6 +37,7 @@ from roofkit.shards import Shard
 PART = ".part-"
 PARTS = re.compile(rf"{re.escape(PART)}(?:[0-9a-f]+~)?(.+)")  # the name that an unfinished artifact is to have
 attempt: ContextVar[str] = ContextVar("attempt", default="")  # hex digits that tell two runs of one task apart
+SENT_AT_ONCE = 64 * 2**20  # bytes of a stream
 COMPANIONS = ("", "-journal", "-wal", "-shm", ".aux.xml")  # what libraries put beside a file that they are writing
 EDITED = "Run with --keep-edits to keep the change, or with --overwrite to make it again."
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
@@ -73,6 +76,56 @@ def committed(path: Path) -> Iterator[Path]:
             _flush(path.parent)
     finally:
         _remove_part(part)
+
+
+class Stream(io.RawIOBase):
+    """A file that is hashed, and sent to the disk, while it is written, so that little is left to do at its end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._sha = file, hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1)
+        self._sending: Future[None] | None = None
+        self._waiting = 0
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written, as 64 hexadecimal digits."""
+        return self._sha.hexdigest()
+
+    def writable(self) -> bool:
+        """Nothing else."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write all of some bytes."""
+        self._sha.update(data)
+        count = self._file.write(data)
+        self._waiting += count
+        if self._waiting >= SENT_AT_ONCE and (self._sending is None or self._sending.done()):
+            if self._sending:
+                self._sending.result()
+            self._file.flush()
+            self._sending, self._waiting = self._thread.submit(os.fsync, self._file.fileno()), 0
+        return count
+
+    def tell(self) -> int:
+        """How many bytes were written."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Wait for what is on its way to the disk."""
+        self._thread.shutdown()
+        sending, self._sending = self._sending, None
+        super().close()
+        if sending:
+            sending.result()
+
+
+@contextlib.contextmanager
+def streamed(path: Path) -> Iterator[Stream]:
+    """`committed` for a file that is written from its beginning to its end."""
+    with committed(path) as part, part.open("wb") as file, Stream(file) as stream:
+        yield stream
 
 
 @contextlib.contextmanager
@@ -263,9 +316,12 @@ class Outputs:
             return
         path.unlink(missing_ok=True)
 
-    def record(self, name: str, key: str, **facts: Any) -> None:
-        """Note that `name` is finished, with facts that a later run reports without looking at the artifact again."""
-        entry = {"name": name, "key": key, "sha256": digest(self.folder / name), **facts}
+    def record(self, name: str, key: str, *, sha256: str | None = None, **facts: Any) -> None:
+        """Note that `name` is finished, with facts that a later run reports without looking at the artifact again.
+
+        Its `sha256` is worked out where it is not known.
+        """
+        entry = {"name": name, "key": key, "sha256": sha256 or digest(self.folder / name), **facts}
         self._records[name] = entry
         with _disk_errors(self._ledger):
             if self._log is None:
