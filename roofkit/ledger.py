@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
@@ -52,6 +52,9 @@ class Ledger:
     def folders(self) -> Counter[str]:
         """How many artifacts are missing in each folder."""
         return Counter(str(PurePath(name).parent) for name in self.missing)
+
+
+Note = tuple[str, str, Ledger]  # a stage, what its ledger calls a file, and the ledger
 
 
 def read_ledger(path: Path) -> Ledger:
@@ -104,7 +107,7 @@ def input_digest(path: Path) -> str:
         BadInputError: It is not what its stage wrote, or that stage was stopped before all files beside it were made.
     """
     found = digest(path)
-    _check(path, found)
+    _check(path, found, list(_notes(path)))
     return found
 
 
@@ -116,12 +119,12 @@ def input_digests(paths: Iterable[Path]) -> list[str]:
 def check_input(path: Path) -> None:
     """Raise where `input_digest` would, for a file or those of a folder; a file that no stage made is not read."""
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file() and any(True for _ in _notes(file)):
-            input_digest(file)
+        notes = list(_notes(file))
+        if notes and file.is_file():
+            _check(file, digest(file), notes)
 
 
-def _check(path: Path, sha: str) -> None:
-    notes = list(_notes(path))
+def _check(path: Path, sha: str, notes: Sequence[Note]) -> None:
     for stage, name, ledger in notes:
         others = ledger.folders[str(PurePath(name).parent)] - (name in ledger.missing)
         if others or name not in ledger.records:
@@ -147,28 +150,31 @@ def _script(stage: str) -> str:
     return f"{stage}/{stage}.py"
 
 
-def _notes(path: Path) -> Iterator[tuple[str, str, Ledger]]:
-    """The ledgers that know a file: the stage, the file's name in the ledger, and the ledger."""
-    path = Path(os.path.abspath(path))
-    for folder in list(path.parents)[:UP]:
-        name = path.relative_to(folder).as_posix()
+def _notes(path: Path) -> Iterator[Note]:
+    """The ledgers that know a file."""
+    folder, name = os.path.split(os.path.abspath(path))
+    for above in range(UP):
+        if above:
+            folder, last = os.path.split(folder)
+            name = f"{last}/{name}"
         for ledger_path in _ledgers_in(folder):
             ledger = _current(ledger_path)
             if name in ledger.records or name in ledger.planned:
                 yield ledger_path.name.split(".")[1], name, ledger
 
 
-def _ledgers_in(folder: Path) -> tuple[Path, ...]:
+def _ledgers_in(folder: str) -> tuple[Path, ...]:
     try:
-        return _listed(folder, folder.stat().st_mtime_ns)
+        return _listed(folder, os.stat(folder).st_mtime_ns)
     except OSError:  # a folder that may not be listed
         return ()
 
 
 @lru_cache(maxsize=256)
-def _listed(folder: Path, changed: int) -> tuple[Path, ...]:
+def _listed(folder: str, changed: int) -> tuple[Path, ...]:
     """The ledgers of a folder; there may be 25,000 files beside them, so it is listed once until it changes."""
-    return tuple(sorted(folder / name for name in os.listdir(folder) if name[0] == "." and name.endswith(SUFFIX)))
+    names = sorted(name for name in os.listdir(folder) if name[0] == "." and name.endswith(SUFFIX))
+    return tuple(Path(folder, name) for name in names)
 
 
 def _current(path: Path) -> Ledger:
