@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import struct
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pyproj.exceptions import CRSError
 
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.geopackage import check_geopackage
+from roofkit.hush import ignoring
 from roofkit.ogr import pyogrio
 from roofkit.paths import VECTOR_SUFFIXES, check_name
 
@@ -363,8 +363,7 @@ def readable_parquet(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without GDAL's remarks on what the reader of labels repairs and names itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with ignoring(Warning):
         yield
 
 

@@ -16,4 +16,6 @@ finally:
     else:
         os.environ["OGR_SKIP"] = _before
 
+pyogrio.set_gdal_config_options({"CPL_LOG": os.devnull})  # where threads other than the first would print errors
+
 __all__ = ["pyogrio"]

@@ -13,6 +13,7 @@ import pytest
 from unet.backend import start_keras
 
 keras = start_keras()
+import tensorflow
 from keras import layers
 
 from bench import gpu
@@ -98,7 +99,10 @@ def test_channels_first_is_the_same_network():
     assert {layer.data_format for layer in turned.layers if hasattr(layer, "data_format")} == {"channels_first"}
     turned.set_weights(network.get_weights())
     image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32)
-    found = keras.ops.convert_to_numpy(turned(np.moveaxis(image, -1, 1)))
+    try:
+        found = keras.ops.convert_to_numpy(turned(np.moveaxis(image, -1, 1)))
+    except tensorflow.errors.UnimplementedError:
+        pytest.skip("TensorFlow has no convolution with channels first for this processor")
     np.testing.assert_allclose(found, keras.ops.convert_to_numpy(network(image)), atol=1e-5)
 
 

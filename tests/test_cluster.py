@@ -181,7 +181,7 @@ def unreadable(number: int) -> int:
 def test_a_problem_comes_without_its_cause():
     """GDAL's errors cannot be unpickled; with one as the cause, Dask hands on a text instead of the problem."""
     with pytest.raises(BadInputError, match=r"a\.tif: broken pixels") as caught:
-        _attempted(unreadable, 1)
+        _attempted(unreadable, 1, True)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
