@@ -102,6 +102,8 @@ def pad_value(pad: str | float, dtype: np.dtype, nodata: float | None, scene: Pa
         )
     if dtype.kind in "iu" and not (float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max):
         raise SettingsError("chip_args.pad", f"{value}", f"a value of {dtype}, as {scene} has", "Use white.")
+    if dtype.kind == "f" and float(np.finfo(dtype).max) < abs(value) < np.inf:
+        raise SettingsError("chip_args.pad", f"{value}", f"a value of {dtype}, as {scene} has", "Use white.")
     return float(value)
 
 

@@ -207,6 +207,8 @@ def read_tile(path: Path) -> Tile:
         if src.transform == Affine.identity():
             found, advice = "no georeferencing", "Georeference it, or take it out of the folder."
             raise BadInputError(path, found, "a tile with CRS and transform", advice)
+        if not (np.isfinite(src.transform).all() and src.transform.determinant):
+            raise BadInputError(path, "pixels without a size", "a tile with a transform", "Georeference it anew.")
         bands = len(data_bands(src))
         return Tile(path, grid_of(src), bands, src.dtypes[0], src.nodata, own_names(src), is_rgb(src))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
 import rasterio
@@ -350,6 +350,14 @@ def _colours(src: DatasetReader) -> tuple[ColorInterp, ...]:
         raise _broken(src, error) from None
 
 
+def texts_of(src: DatasetReader, kind: Literal["descriptions", "units"]) -> tuple[str | None, ...]:
+    """What a file says of each of its bands; nothing where that is not in UTF-8."""
+    try:
+        return tuple(getattr(src, kind))
+    except UnicodeDecodeError:
+        return (None,) * int(src.count)
+
+
 def data_bands(src: DatasetReader) -> list[int]:
     """Band numbers (from 1) without the alpha band, which is validity and not data."""
     return [i for i, interp in zip(src.indexes, _colours(src)) if interp != ColorInterp.alpha] or list(src.indexes)
@@ -358,7 +366,7 @@ def data_bands(src: DatasetReader) -> list[int]:
 def band_names(src: DatasetReader) -> list[str]:
     """A name for each data band: its description, its colour, or `band <n>`."""
     primary = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    colours, descriptions = _colours(src), src.descriptions
+    colours, descriptions = _colours(src), texts_of(src, "descriptions")
     return [
         descriptions[i - 1] or (colours[i - 1].name if colours[i - 1] in primary else f"band {i}")
         for i in data_bands(src)
@@ -367,7 +375,7 @@ def band_names(src: DatasetReader) -> list[str]:
 
 def own_names(src: DatasetReader) -> list[str] | None:
     """Names for the data bands where the file describes any, else None: what to hand on to a file made from it."""
-    descriptions = src.descriptions
+    descriptions = texts_of(src, "descriptions")
     return band_names(src) if any(descriptions[i - 1] for i in data_bands(src)) else None
 
 

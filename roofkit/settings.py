@@ -38,7 +38,9 @@ def _day(value: str) -> str:
 
 def _plain_extension(value: Any) -> Any:
     """`.TIFF` and `tiff` mean `tif`."""
-    name = value.lower().lstrip(".") if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    name = value.lower().lstrip(".")
     return {"tiff": "tif", "jpeg": "jpg"}.get(name, name)
 
 
@@ -48,6 +50,8 @@ Positive = Annotated[int, Field(ge=1)]
 Sql = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Pair = Annotated[tuple[Positive, Positive], BeforeValidator(_as_pair)]
+Side = Annotated[int, Field(ge=1, le=65_536)]
+Sides = Annotated[tuple[Side, Side], BeforeValidator(_as_pair)]
 Extension = Annotated[Literal["tif", "png", "jpg"], BeforeValidator(_plain_extension)]
 Padding = Literal["same", "valid"]
 DataFormat = Literal["channels_last", "channels_first"]
@@ -306,7 +310,7 @@ class RasterArgs(Block):
 class ChipArgs(Block):
     """How scenes are cut."""
 
-    size: Pair = Field((640, 640), description="rows and columns of a chip")
+    size: Sides = Field((640, 640), description="rows and columns of a chip")
     overlap: Annotated[int, Field(ge=0)] = Field(0, description="pixels that neighbours share")
     pad: Literal["white", "nodata"] | float = Field("white", description="value at the right and lower edge")
     min_valid: Share = Field(0.0, description="leave out chips with a smaller share of valid pixels")

@@ -39,6 +39,7 @@ from roofkit.raster import (
     raster_digest,
     raster_files,
     read_pixels,
+    texts_of,
     windows,
 )
 from roofkit.settings import SummarizeArgs
@@ -269,7 +270,7 @@ def _raster_source(src: Path, extension: str) -> Source:
         with open_raster(path) as raster:
             kind = (len(data_bands(raster)), raster.dtypes[0])
             if path == paths[0]:
-                first, names, units = kind, band_names(raster), _units(raster.units, kind[1])
+                first, names, units = kind, band_names(raster), _units(texts_of(raster, "units"), kind[1])
             if kind != first:
                 found = f"{kind[0]} bands of {kind[1]}, where {paths[0]} has {first[0]} of {first[1]}"
                 advice = "Summarize each kind on its own."

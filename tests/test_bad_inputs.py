@@ -112,6 +112,8 @@ class Bad:
     line: str
     words: str
     status: int = 1
+    permissions: bool = False
+    """It is about permissions, which the superuser does not feel."""
 
     @property
     def id(self) -> str:
@@ -187,6 +189,9 @@ CASES = [
     Bad("a comment", settings(b'{\n// sizes\n"chip_args": {}}'), CHIP, "settings.json|line 2, column"),
     Bad("a key twice", settings(b'{"chip_args": {"size": 16, "size": 32}}'), CHIP, "settings.json|the key size|twice"),
     Bad("a text for a number", settings({"chip_args": {"size": "640"}}), CHIP, 'chip_args.size is "640"'),
+    Bad(
+        "a list for a word", settings({"extension_args": {"extension": ["tif"]}}), CHIP, "extension_args.extension is ["
+    ),
     Bad("true for a number", settings({"chip_args": {"overlap": True}}), CHIP, "chip_args.overlap is true"),
     Bad("an unknown key", settings({"chip_args": {"sise": 16}}), CHIP, "'sise'|'size', the nearest"),
     Bad("an unknown block", settings({"chips_args": {}}), CHIP, "'chips_args'|'chip_args', the nearest"),
@@ -227,6 +232,13 @@ CASES = [
     Bad("complex numbers", lambda p: p.raster(pixels=image(dtype="complex64")), CHIP, "scenes/a.tif|complex64"),
     Bad("a huge block", lambda p: huge_block(p), CHIP, "scenes/a.tif|blocks of|MiB|TILED=YES"),
     Bad("size 0", scene, "chip scenes out --size 0", "--size|chip_args.size|greater than or equal to 1"),
+    Bad("a size beyond all", scene, "chip scenes out --size 1000000000000", "chip_args.size|65536"),
+    Bad(
+        "padding outside float32",
+        lambda p: p.raster(pixels=FLOATS),
+        "chip scenes out --size 15 --pad 1e40",
+        "chip_args.pad|1e+40|float32",
+    ),
     Bad("a negative size", scene, "chip scenes out --size -5", "chip_args.size"),
     Bad("three sizes", scene, "chip scenes out --size 5 5 5", "chip_args.size"),
     Bad("a size that is no number", scene, "chip scenes out --size big", "--size|big", 2),
@@ -274,6 +286,20 @@ CASES = [
     Bad("an address", nothing, "chip https://example.org/a.tif out", "--allow-addresses"),
     Bad("no workers", scene, f"{CHIP} --workers 0", "--workers|1 or more", 2),
     Bad("a scheduler that is none", scene, f"{CHIP} --scheduler nonsense", "nonsense"),
+    Bad(
+        "a file that may not be read",
+        lambda p: p.raster().chmod(0),
+        CHIP,
+        "scenes/a.tif",
+        permissions=True,
+    ),
+    Bad(
+        "a folder that may not be written to",
+        both(scene, lambda p: (p.folder / "out").mkdir(mode=0o555)),
+        CHIP,
+        "out|Permission denied|a folder to write to",
+        permissions=True,
+    ),
     # mosaic
     Bad("mixed dtypes", scenes(pixels=image(dtype="uint16")), "mosaic scenes m.tif", "scenes/b.tif|uint16|uint8, as"),
     Bad("mixed band counts", scenes(pixels=image(4)), "mosaic scenes m.tif", "scenes/b.tif|4 bands|3 bands, as"),
@@ -808,7 +834,7 @@ def blank_pairs(place: Place) -> None:
 def files(folder: Path) -> dict[str, bytes]:
     """Every file of a folder but ledgers, by name."""
     found = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".ledger.jsonl"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    return {str(path.relative_to(folder)): path.read_bytes() if os.access(path, os.R_OK) else b"" for path in found}
 
 
 def command(case: Bad) -> tuple[str, list[str]]:
@@ -820,6 +846,8 @@ def command(case: Bad) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_bad_input(case, tmp_path, monkeypatch, capfd):
+    if case.permissions and not os.geteuid():
+        pytest.skip("as the superuser, who may do everything")
     place = Place(tmp_path)
     place.settings({})
     case.make(place)

@@ -101,7 +101,7 @@ def documents(draw: Any) -> bytes:
     values = json.loads(json.dumps(BLOCKS))
     for _ in range(draw(st.integers(1, 3))):
         block = draw(st.sampled_from(sorted(values)) | st.text(max_size=5))
-        if draw(st.booleans()) and values.get(block) and isinstance(values[block], dict):
+        if draw(st.booleans()) and isinstance(values.get(block), dict) and values[block]:
             key = draw(st.sampled_from(sorted(values[block])) | st.text(max_size=5))
             values[block][key] = draw(VALUES)
         else:
