@@ -9,7 +9,7 @@ import rasterio
 import shapely
 from affine import Affine
 from conftest import TRANSFORM, real
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chip.chip import main as chip
@@ -78,6 +78,7 @@ def test_choose_wants_roof_on_both_sides():
         assert roof[chosen].sum() == 9
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 1000)), min_size=2, max_size=40), st.floats(0.05, 0.95))
 def test_choose_leaves_neither_side_empty(groups, fraction):
     valid = np.array([group[0] for group in groups])
@@ -98,6 +99,7 @@ def test_sharing_ground():
     assert not sharing_ground([square(4, 0)], [square(8 - 1e-8, 0)]).any()  # rounding, not ground
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.booleans()), min_size=1, max_size=12))
 def test_sharing_ground_is_what_pixels_say(places):
     train = [(x, y) for x, y, is_val in places if not is_val]
