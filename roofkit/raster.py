@@ -6,6 +6,8 @@ alpha band or nodata) defines it, and never where a band is NaN.
 
 import contextlib
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
