@@ -166,6 +166,7 @@ def lay_out(tiles: Sequence[Tile]) -> Layout:
 
     Raises:
         MismatchError: A tile is off the grid, or too far away.
+        BadInputError: The only tile lies nowhere.
     """
     transform = common_transform([tile.grid.transform for tile in tiles])
     spread = max(size_difference(transform, tile.grid.transform) for tile in tiles)
@@ -175,6 +176,9 @@ def lay_out(tiles: Sequence[Tile]) -> Layout:
     off = np.abs(corners - whole).max(axis=(1, 2))
     if off.max() > allowed:
         worst = int(off.argmax())
+        if len(tiles) == 1:
+            found = "coordinates so large that its pixels cannot be told apart"
+            raise BadInputError(tiles[0].path, found, "a place on Earth", "Georeference it anew.")
         found = f"{off[worst]:.3g} of a pixel off the grid of {tiles[1 if worst == 0 else 0].path}"
         advice = "Warp them to one grid first (gdalwarp -tap)."
         raise MismatchError(tiles[worst].path, found, "tiles on one grid", advice)

@@ -155,9 +155,10 @@ def is_scrambled(pixels: Pixels) -> bool:
 
 def _roughness(pixels: Pixels) -> float:
     """Mean difference of neighbours down and across, in standard deviations of their band."""
-    bands = pixels.astype(np.float32)
-    steps = np.abs(np.diff(bands, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(bands, axis=2)).mean(axis=(1, 2))
-    deviation = bands.std(axis=(1, 2))
+    bands = pixels.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinite pixels
+        steps = np.abs(np.diff(bands, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(bands, axis=2)).mean(axis=(1, 2))
+        deviation = bands.std(axis=(1, 2))
     return float(np.mean(steps[deviation > 0] / deviation[deviation > 0])) if (deviation > 0).any() else 0.0
 
 

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import logging
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 
 from roofkit.artifacts import committed
+from roofkit.cli import say
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from unet.backend import start_keras
 from unet.model_plan import WEIGHTS, check_archive, check_network, foreign_object, parsed, stored_numbers
@@ -152,7 +154,8 @@ def load_model(path: Path) -> LoadedModel:
         raise _bad(path, f"it holds {name}", "layers of Keras alone")
     keras = start_keras()
     try:
-        with _quiet():
+        with _quiet(), warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always", UserWarning)
             check_network(config, _numbers_in(path), legacy=path.suffix == ".h5")
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged or hostile file makes Keras raise anything at all
@@ -160,6 +163,9 @@ def load_model(path: Path) -> LoadedModel:
         raise _bad(path, f"not loadable by Keras ({type(error).__name__}: {reason})", "a whole model") from None
     if not all(np.isfinite(weights).all() for weights in model.get_weights()):
         raise _bad(path, "weights that are no numbers", "a network that was trained well")
+    for remark in remarks:  # in a line of its own, without a place in Keras' source
+        if issubclass(remark.category, UserWarning):
+            say(f"warning: {path}: {' '.join(str(remark.message).split())}")
     return _describe(model, facts, path)
 
 

@@ -242,7 +242,8 @@ def damaged_h5(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
             parent, name = array.parent, array.name.rpartition("/")[2]
             del parent[name]
             shape = rng.choice((values.shape, values.shape, values.shape[::-1], (flat.size,), (*values.shape, 1)))
-            parent[name] = flat.reshape(shape).astype(rng.choice((values.dtype, values.dtype, "f8", "i4")))
+            with np.errstate(invalid="ignore"):
+                parent[name] = flat.reshape(shape).astype(rng.choice((values.dtype, values.dtype, "f8", "i4")))
         else:
             item = rng.choice(items[1:])
             del item.parent[item.name.rpartition("/")[2]]
