@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roofkit.artifacts import Outputs, committed, digest, fingerprint, read_runs
+from roofkit.artifacts import Outputs, committed, fingerprint, read_runs
 from roofkit.cli import Run, run_stage, say, stage_parser
 from roofkit.errors import MissingInputError, OutputError, RoofError
+from roofkit.ledger import input_digests
 from roofkit.paths import Paths, find_labels, holds_files
-from roofkit.raster import DRIVERS, raster_digest
+from roofkit.raster import DRIVERS, open_raster
 
 SUFFIX = ".html"
 EVIDENCE = ("scenes", "val_frames", "predictions", "history", "metrics", "histograms")
@@ -84,13 +85,24 @@ def key_of(files: Mapping[str, Sequence[Path]], runs: Mapping[str, Any], run: Ru
 
 
 def bytes_of(path: Path) -> str:
-    """A hash of a file and, of a raster, of what says where it lies."""
-    if path.suffix.lower().lstrip(".") in DRIVERS:
-        try:
-            return raster_digest(path)
-        except RoofError:
-            return digest(path)  # its section will say what is wrong
-    return digest(path)
+    """A hash of a file and, of a raster, of the files beside it that count.
+
+    Raises:
+        BadInputError: A stage made it, and it is not as that stage wrote it.
+    """
+    return fingerprint(*input_digests([path, *files_beside(path)]))
+
+
+def files_beside(path: Path) -> Sequence[Path]:
+    """The files that say of a raster what it does not say itself; none of what is no raster."""
+    if path.suffix.lower().lstrip(".") not in DRIVERS:
+        return ()
+    try:
+        with open_raster(path) as src:
+            beside: Sequence[Path] = src.beside
+            return beside
+    except RoofError:
+        return ()  # its section will say what is wrong
 
 
 def write_page(dst: Path, run: Run) -> ReportReport:
@@ -98,6 +110,7 @@ def write_page(dst: Path, run: Run) -> ReportReport:
 
     Raises:
         MissingInputError: There is nothing to show.
+        BadInputError: What another stage made is not as it wrote it.
         OutputError: It cannot be written there.
     """
     paths = run.paths
@@ -111,7 +124,7 @@ def write_page(dst: Path, run: Run) -> ReportReport:
         say(f"note: {error}")
         runs = {}
     key = key_of(files, runs, run)
-    with Outputs(dst.parent, "report", name=dst.name, overwrite=run.overwrite) as outputs:
+    with Outputs(dst.parent, "report", name=dst.name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         todo = outputs.plan({dst.name: key})
         if todo:
             page, facts = made_page(run, files, runs)

@@ -42,7 +42,7 @@ def map_on_cluster(work: Callable[[Item], Result], items: Sequence[Item], schedu
             client.cancel(list(waiting), force=True)
 
 
-def _attempted(work: Callable[[Item], Result], item: Item, sidecars: bool = True) -> Result:
+def _attempted(work: Callable[[Item], Result], item: Item, sidecars: bool) -> Result:
     """Run a task so that what it writes has a name of its own until it is whole."""
     heed(sidecars)
     token = attempt.set(uuid.uuid4().hex[:12])

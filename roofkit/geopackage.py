@@ -27,9 +27,7 @@ def check_geopackage(path: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
             file.execute("PRAGMA trusted_schema = OFF")
-            stored = file.execute(
-                "SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view')"
-            ).fetchall()
+            stored = file.execute(STORED).fetchall()
             file.set_authorizer(_allowed)
             for name, kind, sql in stored:
                 _check(file, path, str(name), str(kind), str(sql))

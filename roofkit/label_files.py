@@ -25,7 +25,7 @@ from pyproj.exceptions import CRSError
 
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.geopackage import check_geopackage
-from roofkit.hush import ignoring
+from roofkit.hush import hushed
 from roofkit.ogr import pyogrio
 from roofkit.paths import VECTOR_SUFFIXES, check_name
 
@@ -363,7 +363,7 @@ def readable_parquet(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without GDAL's remarks on what the reader of labels repairs and names itself."""
-    with ignoring(Warning):
+    with hushed(Warning):
         yield
 
 

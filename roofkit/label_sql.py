@@ -247,9 +247,10 @@ def _counts(column: Any) -> dict[Any, int]:
 def _readable(column: Any) -> list[Any]:
     """The values of a column, text with � for what is not in the encoding that the file says."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column.to_pylist()  # type: ignore[no-any-return]
-    values = column.cast(pa.large_binary()).to_pylist()
-    return [None if value is None else value.decode(errors="replace") for value in values]
+        values: list[Any] = column.to_pylist()
+        return values
+    binary = column.cast(pa.large_binary()).to_pylist()
+    return [None if value is None else value.decode(errors="replace") for value in binary]
 
 
 def _words(column: str, counts: Counter[Any]) -> str:

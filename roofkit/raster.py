@@ -6,8 +6,6 @@ alpha band or nodata) defines it, and never where a band is NaN.
 
 import contextlib
 import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +29,7 @@ from roofkit.addresses import Address
 from roofkit.artifacts import committed, fingerprint
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.heeded import are_heeded
-from roofkit.hush import ignoring
+from roofkit.hush import hushed
 from roofkit.ledger import input_digests
 from roofkit.memory import free_memory
 from roofkit.paths import check_name
@@ -84,59 +82,11 @@ class Grid:
         return (self.height, self.width, self.crs) == (other.height, other.width, other.crs) and apart < 1e-3
 
 
-class _WhileAny:
-    """A context of the whole process: entered by the first thread that needs it, left by the last one."""
-
-    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        self._make, self._lock, self._inside = make, threading.Lock(), 0
-        self._context: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._context = self._make()
-                self._context.__enter__()
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._context.__exit__(None, None, None)
-
-
-@contextlib.contextmanager
-def _no_remarks() -> Iterator[None]:
-    """Quiet where georeferencing is missing, and where GDAL quotes bytes of a file or its name that are no UTF-8.
-
-    rasterio's handler of errors then fails, and Python prints that twice: the error, and that it was ignored.
-    """
-    show, show_ignored = sys.excepthook, sys.unraisablehook
-
-    def unless_quoted(kind: Any, error: Any, trace: Any) -> None:
-        if trace is not None or not isinstance(error, UnicodeDecodeError):
-            show(kind, error, trace)
-
-    def ignored_unless_quoted(problem: Any) -> None:
-        if problem.object != "rasterio._env.log_error" or not isinstance(problem.exc_value, UnicodeDecodeError):
-            show_ignored(problem)
-
-    sys.excepthook, sys.unraisablehook = unless_quoted, ignored_unless_quoted
-    try:
-        with ignoring(NotGeoreferencedWarning):
-            yield
-    finally:
-        sys.excepthook, sys.unraisablehook = show, show_ignored
-
-
-_quiet = _WhileAny(_no_remarks)
-
-
 @contextlib.contextmanager
 def gdal_env() -> Iterator[None]:
     """GDAL with a bounded block cache and masks inside the file, quiet about missing georeferencing."""
     options = dict(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True)
-    with _quiet, rasterio.Env(CPL_LOG=os.devnull, **options):
+    with hushed(NotGeoreferencedWarning), rasterio.Env(CPL_LOG=os.devnull, **options):
         yield  # CPL_LOG: where errors would be printed that come back to nobody
 
 

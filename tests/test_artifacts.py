@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roofkit.artifacts import PART, Outputs, committed, fingerprint, write_json
+from roofkit import artifacts
+from roofkit.artifacts import PART, Outputs, committed, fingerprint, streamed, write_json
 from roofkit.errors import BadInputError, LockedError, OutputError
 from roofkit.ledger import digest, input_digests
 from roofkit.settings import ChipArgs, FlattenArgs
@@ -320,3 +321,50 @@ def test_signals_end_a_real_stage_cleanly(make_raster, tmp_path, number, status)
 def test_errors_cross_a_process_boundary(kind):
     error = pickle.loads(pickle.dumps(kind(Path("a.tif"), "junk", "pixels", "Replace it.")))
     assert (type(error), str(error), error.where) == (kind, "a.tif: junk; expected pixels. Replace it.", "a.tif")
+
+
+# Streams
+
+
+def test_a_stream_is_hashed_and_sent_to_the_disk_while_it_is_written(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(artifacts, "SENT_AT_ONCE", 4)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sent.append(descriptor))
+    with streamed(tmp_path / "a.csv") as stream:
+        assert [stream.write(part) for part in (b"abc", b"defg", b"h")] == [3, 4, 1]
+        assert stream.tell() == 8
+        assert not (tmp_path / "a.csv").exists()
+    assert (tmp_path / "a.csv").read_bytes() == b"abcdefgh"
+    assert stream.sha256 == digest(tmp_path / "a.csv")
+    assert len(sent) >= 3  # of the stream, the finished file and its folder
+
+
+@pytest.mark.parametrize("parts", [[b"abcd"], [b"abcd", b"efgh"]])
+def test_a_disk_that_fails_while_a_stream_is_sent_is_named(tmp_path, monkeypatch, parts):
+    def fail(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(artifacts, "SENT_AT_ONCE", 4)
+    monkeypatch.setattr(os, "fsync", fail)
+
+    def write():
+        with streamed(tmp_path / "a.csv") as stream:
+            for part in parts:
+                stream.write(part)
+
+    with pytest.raises(OutputError, match=r"a\.csv: not written \(Input/output error\)"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hash_that_is_known_is_not_worked_out_again(tmp_path, monkeypatch):
+    with Outputs(tmp_path, "demo") as outputs:
+        outputs.plan({"a.csv": "key"})
+        with streamed(tmp_path / "a.csv") as stream:
+            stream.write(b"abc")
+        monkeypatch.setattr(artifacts, "digest", None)
+        outputs.record("a.csv", "key", sha256=stream.sha256, rows=1)
+        monkeypatch.undo()
+        assert outputs.facts("a.csv")["rows"] == 1
+        assert outputs.is_finished("a.csv", "key")
+        outputs.finish()

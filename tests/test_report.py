@@ -569,6 +569,7 @@ def test_without_probabilities_of_scenes_those_of_the_frames_are_shown(project, 
 
 def test_broken_files_are_named_and_the_rest_is_shown(project, capsys):
     (project.results / "run.json").write_text("[]")
+    (project.results / ".evaluate.metrics.json.ledger.jsonl").unlink()  # as if somebody else had made the file
     (project.results / "metrics.json").write_text("{}")
     (project.results / "predictions" / "val_1.tif").unlink()
     next((project.data / "scenes").iterdir()).write_text("no raster")
@@ -582,8 +583,30 @@ def test_broken_files_are_named_and_the_rest_is_shown(project, capsys):
     Parser(page)
 
 
+def test_what_changed_since_its_stage_wrote_it_is_not_shown(project, capsys):
+    dst = project.results / "metrics.json"
+    where = [str(project.results / "predictions"), str(project.data / "val_masks"), str(dst), *project.options]
+    assert evaluate([*where, "--overwrite"]) == 0
+    dst.write_bytes(dst.read_bytes().replace(b"1", b"3", 1))
+    capsys.readouterr()
+    assert main(project.options) == 1
+    assert "metrics.json: changed since evaluate wrote it; expected" in capsys.readouterr().err
+    assert not (project.results / "report.html").exists()
+
+
+def test_a_page_that_was_edited_can_be_kept(project, capsys):
+    page, _, _ = run(project, capsys=capsys)
+    dst = project.results / "report.html"
+    dst.write_text(page + "<!-- by hand -->")
+    assert main(project.options) == 1
+    assert "report.html: changed since this stage wrote it" in capsys.readouterr().err
+    assert main([*project.options, "--keep-edits"]) == 0
+    assert dst.read_text().endswith("by hand -->")
+
+
 def test_scores_of_other_masks_are_called_out(project, capsys):
     path = project.results / "metrics.json"
+    (project.results / ".evaluate.metrics.json.ledger.jsonl").unlink()  # as if somebody else had made the file
     metrics = json.loads(path.read_text())
     metrics["counts"]["tp"] += 1
     path.write_text(json.dumps(metrics))

@@ -5,13 +5,16 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
+from processes import alive
 
 from roofkit.errors import BadInputError, LockedError, MissingInputError, OutputError, RoofError
-from roofkit.workers import cores, map_items
+from roofkit.workers import ahead, cores, map_items, started
 
 
 def slow_square(number: int) -> int:
@@ -72,6 +75,51 @@ def test_a_pickled_error_keeps_its_line(kind):
     assert (type(copy), str(copy), copy.where) == (kind, "a b.tif: found this; expected that. Do so.", "a b.tif")
 
 
+def test_workers_that_several_calls_share():
+    with started(2) as pool:
+        first, second = (set(map_items(process_number, range(8), pool=pool)) for _ in range(2))
+    assert os.getpid() not in first | second
+    assert len(first | second) <= 2
+    with started(1) as pool:
+        assert pool is None
+
+
+def test_a_killed_worker_of_several_calls_is_a_named_problem():
+    with pytest.raises(OutputError, match="a worker process was killed"), started(2) as pool:
+        list(map_items(die_at_two, range(6), pool=pool))
+
+
+def test_items_are_made_ahead_in_their_order():
+    made, go_on = [], threading.Event()
+
+    def items():
+        for number in range(4):
+            made.append(number)
+            if number == 1:
+                go_on.set()
+            yield number
+
+    with ahead(items(), 2) as coming:
+        assert go_on.wait(10)
+        assert made[:2] == [0, 1]  # nobody has asked yet
+        assert list(coming) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_an_error_of_what_is_made_ahead_comes_when_it_is_asked_for(most):
+    with ahead(map(fail_at_three, range(6)), most) as coming:
+        assert [next(coming) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(BadInputError, match=r"three\.tif"):
+            next(coming)
+
+
+def test_what_is_made_ahead_ends_with_its_use():
+    made = []
+    with ahead((made.append(number) or number for number in count()), 2) as coming:
+        assert next(coming) == 0
+    assert len(made) <= 4
+
+
 SCRIPT = """
 import signal, sys, time
 from roofkit.workers import map_items
@@ -94,18 +142,6 @@ def test_workers_end_with_the_main_process(tmp_path, number):
     os.kill(process.pid, number)
     assert process.wait(timeout=5) == -number
     wait_until(lambda: not alive(process.pid))
-
-
-def alive(group: int) -> bool:
-    """Whether any process of a group is left, zombies apart (a container may have nobody to collect them)."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, its_group = stat.read_text().rsplit(")", 1)[1].split()[:3]
-        except OSError:
-            continue
-        if int(its_group) == group and state != "Z":
-            return True
-    return False
 
 
 def wait_until(holds: object, seconds: float = 10.0) -> None:

@@ -148,6 +148,7 @@ def shown_bands(path: Path, wanted: tuple[int, int, int] | None) -> tuple[tuple[
         raise BadInputError(path, found, "bands that it has", "Correct report_args.bands.")
     lower = [name.lower() for name in names]
     if wanted is None and not tagged and set(COLOURS) <= set(lower):
-        wanted = tuple(lower.index(colour) + 1 for colour in COLOURS)  # type: ignore[assignment]
+        red, green, blue = (lower.index(colour) + 1 for colour in COLOURS)
+        wanted = (red, green, blue)
     bands = wanted or ((1, 2, 3) if count >= 3 else (1,))
     return bands, [names[band - 1] for band in bands]

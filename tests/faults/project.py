@@ -319,19 +319,6 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in paths]
 
 
-def alive(group: int) -> list[int]:
-    """The processes of a group that still run."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, its_group = stat.read_text().rsplit(")", 1)[1].split()[:3]
-        except OSError:
-            continue
-        if int(its_group) == group and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
 def environment() -> dict[str, str]:
     """The environment of a stage's process."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}

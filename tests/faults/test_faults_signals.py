@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults.project import CASES, ROOT, Project, alive, contents, environment, leftovers, random_of, wrong
+from faults.project import CASES, ROOT, Project, contents, environment, leftovers, random_of, wrong
+from processes import alive
 
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 WITHIN = 5.0

@@ -118,7 +118,7 @@ def look(path: Path) -> None:
     from roofkit.checks import raster_facts
     from roofkit.errors import RoofError
 
-    with contextlib.suppress(RoofError, MemoryError):
+    with contextlib.suppress(RoofError):
         raster.raster_digest(path)
         with raster.open_raster(path) as src:
             raster.grid_of(src).bounds, raster.band_names(src), raster.own_names(src), raster.is_rgb(src)

@@ -3,20 +3,13 @@
 Cases run in a process of their own, so that one that ends the interpreter is seen as that.
 """
 
-import json
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
-import pytest
 import rasterio
-import shapely
 from affine import Affine
 
 from roofkit.raster import gdal_env
@@ -67,19 +60,6 @@ class Secrets:
     vector: Path
 
 
-@pytest.fixture
-def secrets(tmp_path: Path) -> Secrets:
-    """A text, a raster of the grid that hostile ones have, and a polygon on it."""
-    folder = tmp_path / "outside"
-    folder.mkdir()
-    text, raster, vector = folder / "secret.txt", folder / "secret.tif", folder / "secret.gpkg"
-    text.write_text(f"{WORD}\n")
-    write_tiff(raster, np.full((1, 64, 64), SECRET_PIXEL, np.uint8))
-    square = shapely.box(735000, 2959970, 735030, 2960000)
-    gpd.GeoDataFrame({"word": [WORD]}, geometry=[square], crs=32644).to_file(vector, driver="GPKG")
-    return Secrets(folder, text, raster, vector)
-
-
 def write_tiff(path: Path, array: np.ndarray, **profile: object) -> Path:
     """A GeoTIFF of an array (bands, rows, cols)."""
     bands, rows, cols = array.shape
@@ -87,44 +67,6 @@ def write_tiff(path: Path, array: np.ndarray, **profile: object) -> Path:
     with gdal_env(), rasterio.open(path, "w", driver="GTiff", dtype=array.dtype, **options) as dst:
         dst.write(array)
     return path
-
-
-@pytest.fixture
-def listener() -> Iterator[str]:
-    """The address of a server of this machine that nobody may call."""
-    calls = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.1)
-        ended = threading.Event()
-
-        def wait() -> None:
-            while not ended.is_set():
-                try:
-                    calls.append(server.accept())
-                except TimeoutError:
-                    continue
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        ended.set()
-        thread.join()
-    assert not calls
-
-
-@pytest.fixture(scope="session")
-def run_cases() -> Callable[[Sequence[tuple[str, list[object]]]], list[Ended]]:
-    """Runs stages one after the other in one process: (name of the stage, its arguments)."""
-
-    def run(cases: Sequence[tuple[str, list[object]]]) -> list[Ended]:
-        given = json.dumps([(stage, [str(part) for part in argv]) for stage, argv in cases])
-        done = run_python(RUNNER, given)
-        found = [Ended(**json.loads(line)) for line in done.stdout.splitlines()]
-        assert done.returncode == 0, f"the interpreter ended at case {len(found)}: {cases[len(found)]} {done.stderr}"
-        assert len(found) == len(cases)
-        return found
-
-    return run
 
 
 def run_python(code: str, given: str = "", *argv: object) -> "subprocess.CompletedProcess[str]":

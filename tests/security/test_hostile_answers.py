@@ -5,7 +5,6 @@ import tarfile
 
 import numpy as np
 import pytest
-from attacks import secrets  # noqa: F401
 
 from roofkit.errors import BadInputError
 from roofkit.listing import entries

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from attacks import ROOT, WORD, run_cases, run_python, secrets, write_tiff  # noqa: F401
+from attacks import ROOT, WORD, run_python, write_tiff
 
 FORESTS = """
 import io, json, sys, zipfile

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 import rasterio
-from attacks import GRID, SECRET_PIXEL, listener, run_cases, secrets, write_tiff  # noqa: F401
+from attacks import GRID, SECRET_PIXEL, write_tiff
 
 from roofkit import raster
 from roofkit.errors import BadInputError

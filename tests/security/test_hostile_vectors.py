@@ -8,7 +8,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
-from attacks import listener, run_cases, secrets, write_tiff  # noqa: F401
+from attacks import write_tiff
 
 from roofkit.errors import BadInputError, SettingsError
 from roofkit.geopackage import check_geopackage

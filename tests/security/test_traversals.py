@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from attacks import WORD, listener, run_cases, secrets, write_tiff  # noqa: F401
+from attacks import WORD, write_tiff
 
 from roofkit.artifacts import Outputs, committed
 from roofkit.errors import OutputError
