@@ -1,4 +1,4 @@
-"""Fixtures: any raster on demand, and the real data where it is present."""
+"""Fixtures: any raster on demand, and no other machine."""
 
 import os
 import socket
@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from imagery import TRANSFORM, UTM
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-UTM = "EPSG:32644"
-TRANSFORM = Affine(0.5, 0, 735000, 0, -0.5, 2960000)
 
 
 @pytest.fixture
@@ -50,14 +48,6 @@ def make_raster(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
-
-
-def real(name: str) -> Path:
-    """A file or folder of the real data; the test is skipped where it is absent."""
-    path = REAL / name
-    if not path.exists():
-        pytest.skip(f"no real data at {path}")
-    return path
 
 
 @pytest.fixture

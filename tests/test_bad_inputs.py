@@ -21,8 +21,8 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from conftest import TRANSFORM, UTM
 from corpus import make_corpus
+from imagery import TRANSFORM, UTM
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 32

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from conftest import TRANSFORM, UTM, real
+from imagery import TRANSFORM, UTM, real
 from rasterio.enums import ColorInterp
 
 from chip.chip import chip_name, chip_scenes, main, offsets, pad, pad_of, pad_value, size_of, white

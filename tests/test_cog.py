@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from conftest import real
+from imagery import real
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from web_server import web_server

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import real
+from imagery import real
 from PIL import Image
 
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, SettingsError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from conftest import real
+from imagery import real
 
 import chip.chip
 import doctor.doctor as stage

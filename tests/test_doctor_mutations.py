@@ -10,7 +10,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from conftest import TRANSFORM, UTM
+from imagery import TRANSFORM, UTM
 from scipy import ndimage
 
 import doctor.doctor as stage

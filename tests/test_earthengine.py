@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import real
 from earth_engine_server import TOKEN, earth_engine
+from imagery import real
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 

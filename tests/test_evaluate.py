@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from conftest import TRANSFORM, UTM, real
+from imagery import TRANSFORM, UTM, real
 from rasterio.crs import CRS
 
 from evaluate import evaluate as stage

@@ -9,7 +9,7 @@ import pyproj
 import pytest
 import rasterio
 from affine import Affine
-from conftest import UTM, real
+from imagery import UTM, real
 
 import flatten.flatten as stage
 from flatten.flatten import codes, columns, cuts, degrees, draw, flatten_rasters, keep, main, strips

@@ -9,9 +9,9 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from conftest import real
 from hypothesis import given, settings, strategies
 from hypothesis.extra.numpy import arrays
+from imagery import real
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.windows import Window

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import real
+from imagery import real
 from rasterio.features import rasterize
 
 from evaluate.evaluate import main as evaluate

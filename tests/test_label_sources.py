@@ -8,8 +8,8 @@ import geopandas as gpd
 import osmnx
 import pytest
 import shapely
-from conftest import real
 from earth_engine_server import earth_engine
+from imagery import real
 from test_cog import FAULTS, TOKEN, quick  # noqa: F401
 from web_server import web_server
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import shapely
-from conftest import real
+from imagery import real
 
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, SettingsError
 from roofkit.label_files import label_files

@@ -9,8 +9,8 @@ from pathlib import Path
 import geopandas as gpd
 import pytest
 import rasterio
-from conftest import real
 from earth_engine_server import TOKEN, earth_engine
+from imagery import real
 from rasterio.merge import merge
 from rasterio.warp import transform_bounds
 from test_label_sources import osm_server, way

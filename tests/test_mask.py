@@ -7,7 +7,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from conftest import TRANSFORM, UTM, real
+from imagery import TRANSFORM, UTM, real
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 

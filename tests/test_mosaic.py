@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import TRANSFORM, UTM, real
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagery import TRANSFORM, UTM, real
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import TRANSFORM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagery import TRANSFORM
 from rasterio.windows import Window
 
 from pixelwise.features import Bands, Features, difference, filled, ratio, read_around

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import TRANSFORM, UTM, real
+from imagery import TRANSFORM, UTM, real
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import TRANSFORM, UTM, real
+from imagery import TRANSFORM, UTM, real
 from rasterio.crs import CRS
 from report_project import THRESHOLD, Project, make_project, write
 

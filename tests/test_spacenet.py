@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import real
+from imagery import real
 from test_cog import TOKEN, quick, snapshot  # noqa: F401
 from web_server import web_server
 

@@ -8,9 +8,9 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from conftest import TRANSFORM, real
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagery import TRANSFORM, real
 
 from chip.chip import main as chip
 from mask.mask import main as mask

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from conftest import real
+from imagery import real
 
 import flatten.flatten as flatten_stage
 import summarize.summarize as stage

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.features
-from conftest import real
+from imagery import real
 
 import train.train as stage
 from roofkit.settings import LoadDatasetArgs, TrainingArgs

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import rasterio
-from conftest import real
+from imagery import real
 from test_cog import FAULTS, TOKEN, quick, snapshot  # noqa: F401
 from web_server import web_server
 
