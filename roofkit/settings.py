@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
 
 from roofkit.errors import MissingInputError, SettingsError
 
@@ -46,13 +47,20 @@ def _plain_extension(value: Any) -> Any:
 
 LONGEST = 2**20  # bytes of a settings file
 SHOWN = 80  # letters of a wrong value that an error shows
+SCHEMA_KEY, SCHEMA_NAME = "$schema", "settings.schema.json"
 Positive = Annotated[int, Field(ge=1)]
 Sql = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Pair = Annotated[tuple[Positive, Positive], BeforeValidator(_as_pair)]
+Pair = Annotated[
+    tuple[Positive, Positive], BeforeValidator(_as_pair, json_schema_input_type=Positive | tuple[Positive, Positive])
+]
 Side = Annotated[int, Field(ge=1, le=65_536)]
-Sides = Annotated[tuple[Side, Side], BeforeValidator(_as_pair)]
-Extension = Annotated[Literal["tif", "png", "jpg"], BeforeValidator(_plain_extension)]
+Sides = Annotated[tuple[Side, Side], BeforeValidator(_as_pair, json_schema_input_type=Side | tuple[Side, Side])]
+_Spelled = Annotated[str, Field(pattern=r"^\.*([tT][iI][fF]{1,2}|[pP][nN][gG]|[jJ][pP][eE]?[gG])$")]
+Extension = Annotated[
+    Literal["tif", "png", "jpg"],
+    BeforeValidator(_plain_extension, json_schema_input_type=Literal["tif", "png", "jpg"] | _Spelled),
+]
 Padding = Literal["same", "valid"]
 DataFormat = Literal["channels_last", "channels_first"]
 Method = Literal["last", "first", "max", "mean"]
@@ -64,9 +72,9 @@ ENCODERS = get_args(Encoder)
 SourceName = Literal["sample", "earthengine", "stac", "cog", "xyz", "spacenet"]
 LabelSource = Literal["osm", "open-buildings", "file"]
 Dtype = Literal["uint8", "uint16", "int16", "float32"]
-Bounds = Annotated[tuple[float, float, float, float], BeforeValidator(_as_tuple)]
-Addresses = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-Day = Annotated[str, AfterValidator(_day)]
+Bounds = tuple[float, float, float, float]
+Addresses = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | tuple[str, ...])]
+Day = Annotated[str, AfterValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
 Layer = Literal["bands", "brightness", "differences", "ratios"]
 Layers = tuple[Layer, ...]
 
@@ -80,137 +88,179 @@ class Block(BaseModel):
 class PathArgs(Block):
     """Where everything lies. A relative name is inside `data` (inside `training_args.results_folder` for results)."""
 
-    train_frames: str = "train_frames"
-    train_masks: str = "train_masks"
-    val_frames: str = "val_frames"
-    val_masks: str = "val_masks"
+    train_frames: str = Field("train_frames", description="folder of the frames that train")
+    train_masks: str = Field("train_masks", description="folder of their masks, of the same names")
+    val_frames: str = Field("val_frames", description="folder of the frames that validate")
+    val_masks: str = Field("val_masks", description="folder of their masks, of the same names")
     data: str | None = Field(None, description="the data folder; null: the folder that the four names share, or data")
-    scenes: str = "scenes"
-    labels: str = "labels/roofs.gpkg"
-    chips: str = "chips"
-    masks: str = "masks"
-    mosaic: str = "mosaic.tif"
-    split: str = "split.csv"
-    pixels: str = "pixels.csv"
-    histograms: str = "histograms"
-    history: str = "history.csv"
-    logs: str = Field("logs", description="TensorBoard's files, when training_args.tensorboard is true")
-    predictions: str = "predictions"
-    probabilities: str = Field("probabilities", description="roof probabilities of the validation frames")
-    map: str = "map"
-    map_probabilities: str = Field("map_probabilities", description="of scenes: predict_args.scene_probabilities")
-    footprints: str = "footprints.gpkg"
-    forest: str = "forest.skops"
-    forest_predictions: str = Field("forest_predictions", description="validation frames, as predictions above")
-    forest_probabilities: str = "forest_probabilities"
-    regression: str = "regression.skops"
-    regression_predictions: str = "regression_predictions"
-    regression_probabilities: str = "regression_probabilities"
-    metrics: str = "metrics.json"
+    scenes: str = Field("scenes", description="folder of the imagery, *.tif")
+    labels: str = Field(
+        "labels/roofs.gpkg",
+        description="the roof polygons that download writes; where there is none, the only vector file of its folder",
+    )
+    chips: str = Field("chips", description="folder of the chips")
+    masks: str = Field("masks", description="folder of their masks")
+    mosaic: str = Field("mosaic.tif", description="the chips put together")
+    split: str = Field("split.csv", description="the table of chips and sides")
+    pixels: str = Field("pixels.csv", description="the pixel table, .csv or .parquet")
+    histograms: str = Field("histograms", description="folder of histograms and summary.json")
+    history: str = Field("history.csv", description="the table of epochs, in results")
+    logs: str = Field("logs", description="folder of TensorBoard's files, when training_args.tensorboard is true")
+    predictions: str = Field(
+        "predictions", description="folder of the masks predicted for the validation frames, in results"
+    )
+    probabilities: str = Field(
+        "probabilities", description="folder of the roof probabilities of the validation frames, in results"
+    )
+    map: str = Field("map", description="folder of the masks of whole scenes, in results")
+    map_probabilities: str = Field(
+        "map_probabilities",
+        description="folder of the roof probabilities of scenes (predict_args.scene_probabilities), in results",
+    )
+    footprints: str = Field(
+        "footprints.gpkg", description="the roofs as polygons, in results: .gpkg, .geojson, .parquet or .fgb"
+    )
+    forest: str = Field("forest.skops", description="the random forest, in results")
+    forest_predictions: str = Field("forest_predictions", description="what predictions is, for the forest")
+    forest_probabilities: str = Field("forest_probabilities", description="what probabilities is, for the forest")
+    regression: str = Field("regression.skops", description="the logistic regression, in results")
+    regression_predictions: str = Field("regression_predictions", description="what predictions is, for the regression")
+    regression_probabilities: str = Field(
+        "regression_probabilities", description="what probabilities is, for the regression"
+    )
+    metrics: str = Field("metrics.json", description="the scores, in results")
     run: str = Field("run.json", description="seconds and memory of each stage, as run/local.py saw them")
-    report: str = "report.html"
+    report: str = Field("report.html", description="the page, in results")
 
 
 class CheckpointArgs(Block):
     """Where the best epoch is kept."""
 
-    checkpoint_path: str = "results_4.h5"
+    checkpoint_path: str = Field("results_4.h5", description="the network, in results: .h5 or .keras")
 
 
 class ExtensionArgs(Block):
     """What kind of file frames are."""
 
-    extension: Extension = "tif"
+    extension: Extension = Field("tif", description="of frames and masks; png and jpg have no georeference")
 
 
 class LoadDatasetArgs(Block):
     """How frames and masks become batches."""
 
     custom: Literal[0, 1] = Field(1, description="1: this project's generator; 0: Keras' ImageDataGenerator")
-    batch_size: Positive = 4
+    batch_size: Positive = Field(4, description="frames in a step of training")
     target_size: Pair = Field((640, 640), description="rows and columns that a frame is resized to")
     crop_size: Pair | None = Field(
         None, description="train on windows of this size, drawn from the resized frames; null: on whole frames"
     )
     rescale: float | None = Field(None, description="factor on every pixel, a layer of the model; null: none")
-    shear_range: float = Field(0.0, ge=0.0, lt=90.0, description="degrees")
+    shear_range: float = Field(0.0, ge=0.0, lt=90.0, description="degrees by which frames are sheared, at most")
     zoom_range: Annotated[float, Field(ge=0.0, lt=1.0)] | tuple[float, float] = Field(
         0.0, description="0.2 draws a zoom from 0.8 to 1.2"
     )
-    horizontal_flip: bool = True
-    vertical_flip: bool = Field(False, description="custom 1 only, as are the keys below")
-    quarter_turns: bool = Field(False, description="turn frames by 0, 90, 180 or 270 degrees (square target_size)")
-    brightness_range: Share = Field(0.0, description="share of a band's deviation by which it may be lighter or darker")
+    horizontal_flip: bool = Field(True, description="mirror frames left to right, at random")
+    vertical_flip: bool = Field(False, description="mirror frames top to bottom, at random (custom 1 only)")
+    quarter_turns: bool = Field(
+        False, description="turn frames by 0, 90, 180 or 270 degrees (square target_size; custom 1 only)"
+    )
+    brightness_range: Share = Field(
+        0.0, description="share of a band's deviation by which it may be lighter or darker (custom 1 only)"
+    )
     contrast_range: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="0.2 stretches a band about its mean by 0.8 to 1.2"
+        0.0, description="0.2 stretches a band about its mean by 0.8 to 1.2 (custom 1 only)"
     )
     gamma_range: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="0.2 raises a band, between its extremes, to a power from 0.8 to 1.2"
+        0.0, description="0.2 raises a band, between its extremes, to a power from 0.8 to 1.2 (custom 1 only)"
     )
-    rotation_range: float = Field(0.0, ge=0.0, le=180.0, description="degrees, either way")
-    cutouts: Annotated[int, Field(ge=0)] = Field(0, description="rectangles of a frame that are blanked to the mean")
-    cutout_size: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.2, description="their longest side, as a share")
+    rotation_range: float = Field(
+        0.0, ge=0.0, le=180.0, description="degrees by which frames are turned, either way (custom 1 only)"
+    )
+    cutouts: Annotated[int, Field(ge=0)] = Field(
+        0, description="rectangles of a frame that are blanked to the mean (custom 1 only)"
+    )
+    cutout_size: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.2, description="longest side of a cutout, as a share of the frame's"
+    )
     band_drop: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="how often a band is blanked to its mean; never all of them"
+        0.0, description="how often a band is blanked to its mean; never all of them (custom 1 only)"
     )
     roof_balance: Share = Field(
-        0.0, description="share of training frames drawn by their roof fraction; the others come in turn"
+        0.0,
+        description="share of training frames drawn by their roof fraction; the others come in turn (custom 1 only)",
     )
-    class_mode: Literal["binary", "categorical", "sparse", "input"] | None = None
-    mask_color: Literal["grayscale"] = "grayscale"
+    class_mode: Literal["binary", "categorical", "sparse", "input"] | None = Field(
+        None, description="of Keras' flow_from_directory (custom 0 only)"
+    )
+    mask_color: Literal["grayscale"] = Field("grayscale", description="how masks are read (custom 0 only)")
     channels: Positive = Field(3, description="bands of a frame, alpha not counted")
-    data_format: DataFormat = "channels_last"
+    data_format: DataFormat = Field("channels_last", description="order of the axes in model_args.input_shape")
 
 
 class ModelArgs(Block):
     """The network, as keras-unet's `satellite_unet` names its parts."""
 
-    input_shape: tuple[Positive, Positive, Positive] = (640, 640, 3)
+    input_shape: tuple[Positive, Positive, Positive] = Field(
+        (640, 640, 3), description="rows, columns and bands, as target_size, channels and data_format say"
+    )
     architecture: Architecture = Field(
         "satellite_unet", description="or residual_unet, or an encoder of keras.applications"
     )
-    normalization: Literal["batch", "group"] = "batch"
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="of the deepest features, in training")
+    normalization: Literal["batch", "group"] = Field(
+        "batch", description="batch, or group for batches of one or two frames"
+    )
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of the deepest features that is left out in training"
+    )
     encoder_weights: str | None = Field(
         None, description="for encoders of keras.applications: null, imagenet, or a weights file"
     )
     num_classes: Literal[1, 2] = Field(1, description="1: roof; 2: background and roof")
-    num_layers: Annotated[int, Field(ge=0)] = 4
-    filters: Positive = 64
-    upconv_filters: Positive = 96
-    kernel_size: Pair = (3, 3)
-    activation: str = "relu"
-    strides: Pair = (1, 1)
-    padding: Padding = "same"
-    kernel_initializer: str = "he_normal"
-    bachnorm_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
-    pool_size: Pair = (2, 2)
-    pool_strides: Pair = (2, 2)
-    pool_padding: Padding = "valid"
+    num_layers: Annotated[int, Field(ge=0)] = Field(
+        4, description="halvings of the frame after the first one (not of encoders)"
+    )
+    filters: Positive = Field(64, description="of the first layers")
+    upconv_filters: Positive = Field(96, description="of the layers on the way up (satellite_unet)")
+    kernel_size: Pair = Field((3, 3), description="of the convolutions, in pixels")
+    activation: str = Field("relu", description="of the convolutions, as Keras names it")
+    strides: Pair = Field((1, 1), description="of the convolutions (satellite_unet)")
+    padding: Padding = Field("same", description="of the convolutions (satellite_unet)")
+    kernel_initializer: str = Field("he_normal", description="of the convolutions, as Keras names it")
+    bachnorm_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.01,
+        description="of batch normalisation: share of its statistics kept at each step (spelled as in keras-unet)",
+    )
+    pool_size: Pair = Field((2, 2), description="of the max pooling (satellite_unet)")
+    pool_strides: Pair = Field(
+        (2, 2), description="of the max pooling: by how much each level is smaller (satellite_unet)"
+    )
+    pool_padding: Padding = Field("valid", description="of the max pooling (satellite_unet)")
 
 
 class OutputArgs(Block):
     """The last layer of the network."""
 
-    kernel_size: Pair = (1, 1)
-    strides: Pair = (1, 1)
-    activation: Literal["sigmoid", "softmax"] = "sigmoid"
-    padding: Padding = "valid"
+    kernel_size: Pair = Field((1, 1), description="of the last convolution, in pixels")
+    strides: Pair = Field((1, 1), description="of the last convolution")
+    activation: Literal["sigmoid", "softmax"] = Field(
+        "sigmoid", description="sigmoid for one class, softmax or sigmoid for two"
+    )
+    padding: Padding = Field("valid", description="of the last convolution")
 
 
 class TrainingArgs(Block):
     """How the network learns."""
 
-    epochs: Positive = 50
+    epochs: Positive = Field(50, description="at most")
     pretrained: bool = Field(False, description="start from the weights in checkpoint_path")
-    results_folder: str = "results"
-    steps_per_epoch: Positive | None = Field(None, description="null: every frame once")
-    validation_steps: Positive | None = Field(None, description="null: every frame once")
-    verbose: Literal[0, 1, 2] = 1
+    results_folder: str = Field("results", description="the results folder, beside the settings file")
+    steps_per_epoch: Positive | None = Field(None, description="batches in an epoch; null: every frame once")
+    validation_steps: Positive | None = Field(None, description="batches of a validation; null: every frame once")
+    verbose: Literal[0, 1, 2] = Field(1, description="what Keras prints: 0 nothing, 1 a bar, 2 a line for each epoch")
     minutes: Annotated[float, Field(gt=0.0)] | None = Field(
         None, description="at most so long: as many epochs as fit, planned anew after each at the pace of the last ones"
     )
-    learning_rate: Annotated[float, Field(gt=0.0)] = 0.001
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(0.001, description="the highest, after the warm-up")
     schedule: Literal["plateau", "cosine", "constant"] = Field(
         "plateau", description="the learning rate after the warm-up: halved on a plateau, a cosine to 0, or constant"
     )
@@ -224,7 +274,7 @@ class TrainingArgs(Block):
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="decay per step of the average of weights that is validated and saved; 0: the last weights"
     )
-    loss: Loss = "bce_dice"
+    loss: Loss = Field("bce_dice", description="what training makes small; docs/training.md says which suits what")
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
         0.0, description="0.05 makes the targets 0.05 and 0.95, for labels with errors"
     )
@@ -241,13 +291,15 @@ class TrainingArgs(Block):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto", description="auto: what this processor or GPU computes fastest and safely"
     )
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, order and augmentation")
 
 
 class DownloadArgs(Block):
     """Where imagery and labels come from, and of which area. Credentials come from the environment, never from here."""
 
-    source: SourceName = "sample"
+    source: SourceName = Field(
+        "sample", description="where imagery comes from; docs/data-sources.md has an example of each"
+    )
     labels: LabelSource | None = Field(
         None, description="where roof polygons come from; null: with the imagery, if any"
     )
@@ -260,7 +312,9 @@ class DownloadArgs(Block):
         "bucket, or a folder or tar of yours. ${NAME} stands for that variable of the environment",
     )  # fmt: skip
     preset: str | None = Field(None, description="a known service or collection, instead of naming all of it")
-    collection: str | None = None
+    collection: str | None = Field(
+        None, description="which one of the service (earthengine, stac), or which city (spacenet)"
+    )
     image: str | None = Field(None, description="one image instead of a collection (source earthengine)")
     start: Day | None = Field(None, description="first day, YYYY-MM-DD")
     end: Day | None = Field(None, description="the day after the last one, YYYY-MM-DD")
@@ -275,7 +329,9 @@ class DownloadArgs(Block):
     crs: str | None = Field(None, description="null: the UTM zone (earthengine), or as it is")
     resampling: Literal["nearest", "bilinear", "cubic"] = Field("bilinear", description="where pixels are moved")
     dtype: Dtype | None = Field(None, description="null: the smallest that holds the values")
-    zoom: Annotated[int, Field(ge=0, le=24)] | None = Field(None, description="of xyz tiles; null: the one for scale")
+    zoom: Annotated[int, Field(ge=0, le=24)] | None = Field(
+        None, description="of tiles (source xyz); null: the one for scale"
+    )
     items: Positive = Field(20, description="images of a catalogue at most")
     assets: tuple[str, ...] | None = Field(None, description="of an item (source stac), in order; null: the preset's")
     project: str | None = Field(None, description="the Google Cloud project that Earth Engine runs in")
@@ -283,9 +339,9 @@ class DownloadArgs(Block):
         "https://earthengine.googleapis.com",
         description="https://earthengine-highvolume.googleapis.com for many requests",
     )
-    overpass_url: str = Field("https://overpass-api.de/api", description="where labels osm come from")
-    labels_file: str | None = Field(None, description="labels file: a vector file, or its address")
-    confidence: Share = Field(0.7, description="labels open-buildings: of a building at least")
+    overpass_url: str = Field("https://overpass-api.de/api", description="the Overpass server (labels osm)")
+    labels_file: str | None = Field(None, description="a vector file, or its address (labels file)")
+    confidence: Share = Field(0.7, description="of a building at least (labels open-buildings)")
     scene_size: Annotated[int, Field(ge=256, multiple_of=256)] = Field(
         8192, description="sides of a scene at most, pixels"
     )
@@ -300,7 +356,9 @@ class DownloadArgs(Block):
 class RasterArgs(Block):
     """How rasters are read and written."""
 
-    compress: Literal["deflate", "zstd", "lzw", "none"] = "deflate"
+    compress: Literal["deflate", "zstd", "lzw", "none"] = Field(
+        "deflate", description="how GeoTIFFs are compressed, without loss"
+    )
     sidecars: bool = Field(
         True, description="heed files beside a raster (.aux.xml, a world file, .msk) for what it lacks: CRS, place, "
         "nodata, mask; never against what it says itself",
@@ -325,33 +383,43 @@ class MosaicArgs(Block):
 class MaskArgs(Block):
     """Which polygons are roofs."""
 
-    where: Sql | None = Field(None, description="SQL, as ogr2ogr -where; null: every polygon")
-    ignore: Sql | None = Field(None, description="SQL: polygons whose class is not known, invalid in the mask")
-    layer: str | None = None
-    all_touched: bool = False
+    where: Sql | None = Field(None, description="SQL that selects the roofs, as ogr2ogr -where; null: every polygon")
+    ignore: Sql | None = Field(
+        None, description="SQL that selects polygons whose class is not known: invalid in the mask; null: none"
+    )
+    layer: str | None = Field(None, description="of a file with several layers; null: the only one")
+    all_touched: bool = Field(
+        False, description="draw every pixel that a polygon touches, not only those whose centre lies in it"
+    )
 
 
 class SplitArgs(Block):
     """Which frames validate."""
 
-    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
-    by: SplitBy = "block"
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.25, description="share of the valid pixels that validates"
+    )
+    by: SplitBy = Field(
+        "block", description="what stays together on one side: blocks of chips, single chips, or scenes"
+    )
     block_size: Positive = Field(2, description="chips a side of a spatial block")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="which blocks validate")
 
 
 class FlattenArgs(Block):
     """Which pixels become rows."""
 
     sample: Positive | None = Field(None, description="pixels a frame; null: all valid ones")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="which pixels are drawn")
 
 
 class SummarizeArgs(Block):
     """What the histograms show."""
 
-    bins: Annotated[int, Field(ge=2, le=65536)] = 256
-    percentiles: tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...] = (1.0, 2.0, 25.0, 50.0, 75.0, 98.0, 99.0)
+    bins: Annotated[int, Field(ge=2, le=65536)] = Field(256, description="bars of a histogram at most")
+    percentiles: tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...] = Field(
+        (1.0, 2.0, 25.0, 50.0, 75.0, 98.0, 99.0), description="those that summary.json lists"
+    )
 
 
 class PixelArgs(Block):
@@ -363,10 +431,14 @@ class PixelArgs(Block):
 
     values: Layers = Field(("bands", "differences"), description="the pixel's own values")
     mean: Layers = Field(("bands", "differences"), description="of the neighbourhood, at each scale")
-    deviation: Layers = Field(("bands", "brightness", "differences"), description="of the neighbourhood")
+    deviation: Layers = Field(("bands", "brightness", "differences"), description="of the neighbourhood, at each scale")
     edges: Layers = Field(("brightness",), description="how steep, at each scale (Sobel)")
-    texture: Layers = Field(("brightness",), description="how much edges agree in direction: 1 on corrugated sheets")
-    hessian: Layers = Field(("brightness",), description="ridges and valleys: eigenvalues of second derivatives")
+    texture: Layers = Field(
+        ("brightness",), description="how much edges agree in direction, at each scale: 1 on corrugated sheets"
+    )
+    hessian: Layers = Field(
+        ("brightness",), description="ridges and valleys, at each scale: eigenvalues of second derivatives"
+    )
     pairs: Literal["auto", "adjacent", "all"] = Field(
         "auto",
         description="pairs of bands for differences and ratios; auto: all of up to four bands, else adjacent ones",
@@ -377,13 +449,13 @@ class PixelArgs(Block):
     pixels: Annotated[int, Field(ge=10)] = Field(
         100_000, description="training pixels at most, half of them roof, spread evenly over frames"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="which pixels")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="which pixels are drawn")
 
 
 class ForestArgs(Block):
     """The random forest."""
 
-    trees: Positive = 100
+    trees: Positive = Field(100, description="how many")
     depth: Positive | None = Field(None, description="of a tree at most; null: any")
     leaf: Positive = Field(10, description="training pixels in a leaf at least")
     share: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["sqrt", "log2"] = Field(
@@ -392,7 +464,7 @@ class ForestArgs(Block):
     importance: Literal[0] | Annotated[int, Field(ge=10)] = Field(
         5000, description="validation pixels on which the importance of features is measured; 0: it is not measured"
     )
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the trees")
 
 
 class RegressionArgs(Block):
@@ -416,7 +488,7 @@ class PredictArgs(Block):
     overlap: Annotated[float, Field(ge=0.0, le=0.9)] = Field(
         0.25, description="share of a window that neighbours share"
     )
-    batch_size: Positive = 8
+    batch_size: Positive = Field(8, description="windows that the network sees at once")
     block_size: Annotated[int, Field(ge=256, multiple_of=256)] | None = Field(
         None,
         description="pixels a side: a larger scene becomes a file for each block, each a task; null: one file",
@@ -444,7 +516,7 @@ class EvaluateArgs(Block):
 
     bootstrap: Annotated[int, Field(ge=0)] = Field(1000, description="draws of frames for the intervals; 0: none")
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.95, description="of the intervals")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the draws")
     boundary: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.005, description="width of the boundary for boundary IoU, as a share of the frame's diagonal"
     )
@@ -463,7 +535,9 @@ class ReportArgs(Block):
     map_side: Annotated[int, Field(ge=64, le=4096)] = Field(
         1600, description="pixels along a map's longer side, at most"
     )
-    frame_side: Annotated[int, Field(ge=32, le=1024)] = Field(512, description="that of a validation frame")
+    frame_side: Annotated[int, Field(ge=32, le=1024)] = Field(
+        512, description="pixels along a validation frame's longer side, at most"
+    )
     bands: tuple[Positive, Positive, Positive] | None = Field(
         None, description="bands shown as red, green and blue, from 1; null: those of these names, or the first three"
     )
@@ -537,14 +611,36 @@ def load_settings(path: Path) -> Settings:
     return check_settings(values, path)
 
 
+def settings_schema() -> dict[str, Any]:
+    """The JSON schema of a settings file, which editors complete and check by: settings.schema.json."""
+    schema = Settings.model_json_schema(schema_generator=_PlainSchema)
+    editor = {"type": "string", "description": "this schema, for editors; not a setting"}
+    schema["properties"] = {SCHEMA_KEY: editor} | schema["properties"]
+    for block in schema["properties"].values():
+        block.pop("default", None)  # every key has its own
+    return {SCHEMA_KEY: GenerateJsonSchema.schema_dialect} | schema
+
+
+class _PlainSchema(GenerateJsonSchema):
+    """Without titles made from names, which only repeat them."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
 def check_settings(values: dict[str, Any], path: Path = Path("settings")) -> Settings:
     """The same for values already read; `path` is what errors name.
 
     Raises:
         SettingsError: As for `load_settings`.
     """
+    schema = values.get(SCHEMA_KEY, "")  # for editors; nothing is read from there
+    if not isinstance(schema, str):
+        found = f"{SCHEMA_KEY} is {_short(schema)}"
+        raise SettingsError(path, found, f"the name of a schema, say {SCHEMA_NAME}", "Correct or remove it.")
+    blocks = {name: block for name, block in values.items() if name != SCHEMA_KEY}
     try:
-        settings = Settings.model_validate_json(json.dumps(values, default=str), strict=True)
+        settings = Settings.model_validate_json(json.dumps(blocks, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise _named(error.errors()[0], path) from None
     _check_agreement(settings, path)
@@ -568,8 +664,7 @@ def _named(error: Any, path: Path) -> SettingsError:
     location = [str(part) for part in error["loc"]]
     key = ".".join(part for part in location[:2])
     if error["type"] != "extra_forbidden":
-        value = json.dumps(error["input"], default=str)
-        found = f"{key} is {value if len(value) <= SHOWN else value[:SHOWN] + '…'}"
+        found = f"{key} is {_short(error['input'])}"
         return SettingsError(path, found, error["msg"][0].lower() + error["msg"][1:], "Correct that value.")
     known = _known_keys(location)
     nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
@@ -577,9 +672,14 @@ def _named(error: Any, path: Path) -> SettingsError:
     return SettingsError(path, f"unknown {kind} {location[-1]!r}", f"{nearest[0]!r}, the nearest", "Correct its name.")
 
 
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
 def _known_keys(location: list[str]) -> list[str]:
     if len(location) == 1:
-        return list(Settings.model_fields)
+        return [SCHEMA_KEY, *Settings.model_fields]
     block = Settings.model_fields[location[0]].annotation
     return list(block.model_fields) if isinstance(block, type) and issubclass(block, BaseModel) else []
 

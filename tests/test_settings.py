@@ -49,7 +49,7 @@ def load(tmp_path, text):
 def test_the_files_of_the_project_load_and_list_every_key(name):
     assert load_settings(ROOT / name)
     values = json.loads((ROOT / name).read_text())
-    assert list(values) == list(Settings.model_fields)
+    assert list(values) == ["$schema", *Settings.model_fields]
     for block, field in Settings.model_fields.items():
         assert list(values[block]) == list(field.annotation.model_fields), block
 
@@ -66,6 +66,13 @@ def test_nothing_at_all_means_the_defaults(tmp_path):
 
 def test_a_byte_order_mark_is_no_problem(tmp_path):
     assert load(tmp_path, b"\xef\xbb\xbf{}") == Settings()
+
+
+def test_a_schema_is_no_setting(tmp_path):
+    assert load(tmp_path, '{"$schema": "settings.schema.json"}') == Settings()
+    assert load(tmp_path, '{"$schema": "settings.schema.json", "chip_args": {"size": 8}}').chip_args.size == (8, 8)
+    with pytest.raises(SettingsError, match=r"unknown block '\$shema'; expected '\$schema', the nearest"):
+        load(tmp_path, '{"$shema": "settings.schema.json"}')
 
 
 def test_values_survive_writing_and_reading():
@@ -124,6 +131,8 @@ def test_no_file(tmp_path, name):
     [
         ({"chips_args": {}}, "unknown block 'chips_args'; expected 'chip_args', the nearest"),
         ({"qqq": {}}, "unknown block 'qqq'; expected "),
+        ({"$schema": 3}, r"\$schema is 3; expected the name of a schema, say settings.schema.json. Correct or remove"),
+        ({"chip_args": {"$schema": "x"}}, r"unknown key of chip_args '\$schema'"),
         (
             {"load_dataset_args": {"batchsize": 4}},
             "key of load_dataset_args 'batchsize'; expected 'batch_size'",
