@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pydantic
 import pytest
 
 from roofkit.errors import MissingInputError, SettingsError
-from roofkit.settings import Block, Settings, check_settings, load_settings
+from roofkit.settings import Block, Settings, check_settings, load_settings, settings_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED = {
@@ -97,6 +98,83 @@ def test_values_do_not_change_after_loading():
 
 def test_every_block_is_a_block():
     assert all(issubclass(field.annotation, Block) for field in Settings.model_fields.values())
+
+
+def test_every_key_says_what_it_is():
+    silent = [
+        f"{block}.{key}"
+        for block, field in Settings.model_fields.items()
+        for key, value in field.annotation.model_fields.items()
+        if not value.description
+    ]
+    assert silent == []
+
+
+# The schema for editors
+
+
+@pytest.fixture(scope="module")
+def schema():
+    made = settings_schema()
+    jsonschema.Draft202012Validator.check_schema(made)
+    return jsonschema.Draft202012Validator(made)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "settings.dev.json", "bench/banepa.json", "bench/spacenet1.json"])
+def test_files_of_the_project_fit_the_schema_that_they_name(schema, name):
+    values = json.loads((ROOT / name).read_text())
+    assert ((ROOT / name).parent / values["$schema"]).resolve() == ROOT / "settings.schema.json"
+    schema.validate(values)
+    assert load_settings(ROOT / name)
+
+
+@pytest.mark.parametrize(
+    ("values", "fine"),
+    [
+        ({}, True),
+        (FIXED, True),
+        ({"$schema": "settings.schema.json"}, True),
+        ({"$schema": 3}, False),
+        ({"chips_args": {}}, False),
+        ({"chip_args": {"sizes": 640}}, False),
+        ({"chip_args": {"size": 640}}, True),
+        ({"chip_args": {"size": [640, 320]}}, True),
+        ({"chip_args": {"size": [640]}}, False),
+        ({"chip_args": {"size": [640, 320, 1]}}, False),
+        ({"chip_args": {"size": 0}}, False),
+        ({"chip_args": {"size": "640"}}, False),
+        ({"chip_args": {"pad": 7.5}}, True),
+        ({"chip_args": {"pad": "black"}}, False),
+        ({"load_dataset_args": {"batch_size": True}}, False),
+        ({"load_dataset_args": {"zoom_range": 0.2}}, True),
+        ({"load_dataset_args": {"zoom_range": [0.8, 1.2]}}, True),
+        ({"load_dataset_args": {"zoom_range": 1.2}}, False),
+        ({"load_dataset_args": {"crop_size": None}}, True),
+        ({"load_dataset_args": {"horizontal_flip": "yes"}}, False),
+        ({"extension_args": {"extension": ".TIFF"}}, True),
+        ({"extension_args": {"extension": "Jpeg"}}, True),
+        ({"extension_args": {"extension": "gif"}}, False),
+        ({"download_args": {"bbox": [85.52, 27.62, 85.53, 27.63]}}, True),
+        ({"download_args": {"bbox": [85.52, 27.62, 85.53]}}, False),
+        ({"download_args": {"bbox": "85.52"}}, False),
+        ({"download_args": {"address": "https://host/a.tif"}}, True),
+        ({"download_args": {"address": ["https://host/a.tif"]}}, True),
+        ({"download_args": {"start": "2022-01-01"}}, True),
+        ({"mask_args": {"where": ""}}, False),
+        ({"forest_args": {"share": "sqrt"}}, True),
+        ({"forest_args": {"share": 0}}, False),
+        ({"pixel_args": {"values": ["bands", "ratios"]}}, True),
+        ({"pixel_args": {"values": ["colours"]}}, False),
+        ({"predict_args": {"block_size": 1000}}, False),
+    ],
+)
+def test_the_schema_lets_through_what_the_loader_does(schema, values, fine):
+    assert schema.is_valid(values) is fine
+    if fine:
+        check_settings(values)
+    else:
+        with pytest.raises(SettingsError):
+            check_settings(values)
 
 
 # Files that do not
