@@ -65,7 +65,7 @@ def settings_page() -> str:
     ]
     blocks = settings_schema()["$defs"]
     for name, field in Settings.model_fields.items():
-        block = blocks[field.annotation.__name__]  # type: ignore[union-attr]
+        block = blocks[field.annotation.__name__]
         used = [script.split("/")[0] for script, names in SCRIPTS.items() if name in names]
         by = f" Used by {', '.join(f'[{stage}](stages.md#{stage})' for stage in used)}." if used else ""
         rows = [
