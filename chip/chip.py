@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rasterio.io import DatasetReader
@@ -29,6 +30,7 @@ from roofkit.raster import (
     check_apart,
     grid_of,
     is_rgb,
+    note_of,
     open_raster,
     own_names,
     raster_digest,
@@ -131,11 +133,11 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
         made: set[str] = set()
         with closing(map_items(work, tasks, workers=run.workers, scheduler=run.scheduler)) as done:
             for cut in progress(done, len(tasks), "chip", quiet=run.quiet):
-                for name, valid_fraction in cut.items():
-                    if valid_fraction < settings.min_valid:
+                for name, facts in cut.items():
+                    if facts["valid_fraction"] < settings.min_valid:
                         outputs.leave_out(name)
                     else:
-                        outputs.record(name, keys[name], valid_fraction=valid_fraction)
+                        outputs.record(name, keys[name], **facts)
                         made.add(name)
         outputs.finish()
         kept = [name for name in keys if outputs.has(name)]
@@ -170,20 +172,21 @@ def _unfinished(strips: list[Strip], todo: set[str]) -> list[Strip]:
     return [strip for strip in left if strip.corners]
 
 
-def _cut(strip: Strip, *, settings: ChipArgs, rasters: RasterArgs) -> dict[str, float]:
-    """Write the chips of a strip; the valid fraction of each by name.
+def _cut(strip: Strip, *, settings: ChipArgs, rasters: RasterArgs) -> dict[str, dict[str, Any]]:
+    """Write the chips of a strip; what is to be recorded of each by name.
 
     One chip is read and encoded while another is on its way to the disk.
     """
     with open_raster(strip.scene) as src:
         shared = dict(nodata=src.nodata, names=own_names(src), rgb=is_rgb(src), settings=rasters)
 
-        def write(chip: tuple[Path, Pixels, Valid, Grid]) -> float:
+        def write(chip: tuple[Path, Pixels, Valid, Grid]) -> dict[str, Any]:
             path, pixels, valid, grid = chip
             fraction = float(valid.mean())
             if fraction >= settings.min_valid:
                 write_raster(path, pixels, valid, grid, **shared)
-            return fraction
+            is_whole = valid.all() and src.nodata is None and pixels.dtype.kind != "f"
+            return {"valid_fraction": fraction, **(note_of(grid) if is_whole else {})}
 
         read = (_read(src, strip, *corner, settings) for corner in strip.corners)
         return dict(zip(strip.names, map_threads(write, read, workers=2)))

@@ -46,6 +46,7 @@ from roofkit.raster import (
     create_raster,
     gdal_env,
     grid_of,
+    noted_grid,
     open_raster,
     raster_digest,
     raster_files,
@@ -271,16 +272,21 @@ def find_frames(paths: Sequence[Path | Address], dst: Path) -> list[Frame]:
 
 
 def find_frame(path: Path | Address, dst: Path) -> Frame:
-    """A frame, looked at; its bytes are read only where they say what is valid, or where chip noted what they are."""
-    with open_raster(path) as src:
-        grid, is_valid = grid_of(src), all_valid(src)
+    """A frame, looked at; it is opened only where what its stage recorded does not say where every pixel lies."""
+    noted = None if isinstance(path, Address) else noted_grid(path)
+    if noted:
+        grid, is_valid = noted, True
+    else:
+        with open_raster(path) as src:
+            grid, is_valid = grid_of(src), all_valid(src)
     if grid.crs is None:
         advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."
         raise BadInputError(str(path), "no CRS", "a georeferenced frame, on which polygons can be placed", advice)
-    if is_valid and not isinstance(path, Address):
+    if is_valid and not (noted or isinstance(path, Address)):
         check_input(path)  # its place must not have changed
-    grid = replace(grid, crs=same_crs(grid.crs.to_wkt()))
-    place = fingerprint(grid.crs.to_wkt(), list(grid.transform), grid.height, grid.width)
+    wkt = grid.crs.to_wkt()
+    grid = replace(grid, crs=same_crs(wkt))
+    place = fingerprint(wkt, list(grid.transform), grid.height, grid.width)
     return Frame(path, dst / f"{path.stem}.tif", grid, is_valid, place if is_valid else raster_digest(path))
 
 

@@ -124,6 +124,21 @@ def check_input(path: Path) -> None:
             _check(file, digest(file), notes)
 
 
+def input_fact(path: Path, fact: str) -> Any:
+    """What the stage that made a file recorded of it by that name; None where it did not, or you edited the file.
+
+    Raises:
+        BadInputError: As for `input_digest`, if it did.
+    """
+    notes = list(_notes(path))
+    records = [ledger.records[name] for _, name, ledger in notes if fact in ledger.records.get(name, {})]
+    if not records:
+        return None
+    sha = digest(path)
+    _check(path, sha, notes)
+    return next((record[fact] for record in records if record["sha256"] == sha and not record.get("edited")), None)
+
+
 def _check(path: Path, sha: str, notes: Sequence[Note]) -> None:
     for stage, name, ledger in notes:
         others = ledger.folders[str(PurePath(name).parent)] - (name in ledger.missing)

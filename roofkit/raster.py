@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, overload
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # what some properties of a broken file raise
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.shutil import copy
 from rasterio.windows import Window
@@ -30,7 +31,7 @@ from roofkit.artifacts import committed, fingerprint
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.heeded import are_heeded
 from roofkit.hush import hushed
-from roofkit.ledger import input_digests
+from roofkit.ledger import input_digests, input_fact
 from roofkit.memory import free_memory
 from roofkit.paths import check_name
 from roofkit.settings import RasterArgs
@@ -340,6 +341,36 @@ def name_of(src: DatasetReader) -> str:
 def grid_of(src: DatasetReader) -> Grid:
     """The grid of an open raster."""
     return Grid(src.crs, src.transform, src.height, src.width)
+
+
+def note_of(grid: Grid) -> dict[str, Any]:
+    """What a stage may record of a raster that it made, if every pixel is valid; `noted_grid` reads it."""
+    code = _code(grid.crs)
+    return {"all_valid_on": [code, *tuple(grid.transform)[:6], grid.height, grid.width]} if code else {}
+
+
+@lru_cache(maxsize=64)
+def _code(crs: CRS | None) -> int | None:
+    """The EPSG number that says all that a CRS says."""
+    code: int | None = crs.to_epsg() if crs else None
+    return code if crs and code and CRS.from_epsg(code).to_wkt() == crs.to_wkt() else None
+
+
+def noted_grid(path: Path) -> Grid | None:
+    """The grid of a raster of which every pixel is valid, where the stage that made it recorded that; None: open it.
+
+    Raises:
+        BadInputError: The raster is not as its stage wrote it.
+    """
+    note = input_fact(path, "all_valid_on")
+    if note is None or (are_heeded() and read_sidecars(path, place=False, transform=False, validity=True).files):
+        return None
+    try:
+        code, *transform, height, width = note
+        grid = Grid(CRS.from_epsg(code), Affine(*map(float, transform)), int(height), int(width))
+    except (CRSError, TypeError, ValueError):  # of a ledger that somebody made up
+        return None
+    return grid if min(height, width) > 0 and height * width <= MOST_PIXELS else None
 
 
 def _colours(src: DatasetReader) -> tuple[ColorInterp, ...]:

@@ -16,8 +16,9 @@ from chip.chip import chip_name, chip_scenes, main, offsets, pad, pad_of, pad_va
 from roofkit.artifacts import Outputs
 from roofkit.cli import Run
 from roofkit.errors import BadInputError, LockedError, MismatchError, MissingInputError, OutputError, SettingsError
+from roofkit.ledger import digest, line_of
 from roofkit.paths import project_paths
-from roofkit.raster import Grid, grid_of, open_raster, raster_files, read_pixels
+from roofkit.raster import Grid, all_valid, grid_of, noted_grid, open_raster, raster_files, read_pixels
 from roofkit.settings import ChipArgs, RasterArgs, Settings
 
 SCENE = np.arange(1, 10 * 15 + 1, dtype="uint8").reshape(1, 10, 15)
@@ -358,3 +359,37 @@ def test_chips_of_real_scenes(tmp_path):
     np.testing.assert_array_equal(found_valid[:rows, :cols], valid[64:, 64:])
     assert not found_valid[rows:].any()
     assert (found[:, rows:] == 65535).all()
+
+
+@pytest.mark.parametrize(
+    ("scene", "noted"),
+    [
+        ({}, 4),
+        ({"dtype": "float32"}, 0),  # which may hold NaN
+        ({"nodata": 0}, 0),
+        ({"crs": "+proj=laea +lat_0=27 +lon_0=85"}, 0),  # no EPSG number says it
+        ({"rows": 19}, 2),  # the last row is padded
+    ],
+)
+def test_where_chips_lie_is_noted_if_every_pixel_is_valid(make_raster, tmp_path, scene, noted):
+    pixels = np.ones((2, scene.pop("rows", 20), 20), scene.pop("dtype", "uint8"))
+    src = make_raster(pixels, **scene)
+    assert cut(src, tmp_path / "chips", size=10).chips_made == 4
+    found = 0
+    for path in raster_files(tmp_path / "chips"):
+        with open_raster(path) as opened:
+            assert noted_grid(path) in (None, grid_of(opened))
+            found += noted_grid(path) is not None
+            assert noted_grid(path) is None or all_valid(opened)
+    assert found == noted
+    for path in raster_files(tmp_path / "chips"):  # a mask beside one is heeded
+        make_raster(np.zeros((10, 10), "uint8"), f"chips/{path.name}.msk")
+        assert noted_grid(path) is None
+
+
+@pytest.mark.parametrize("note", [7, [1], ["x"] * 9, [32644, 1, 0, 0, 0, -1, 0, 10**7, 10**7], [1] * 9, [32644] * 12])
+def test_a_note_that_somebody_made_up_is_passed_over(make_raster, tmp_path, note):
+    path = make_raster(np.ones((4, 4), "uint8"), "chips/a.tif")
+    entry = {"name": "a.tif", "key": "1", "sha256": digest(path), "all_valid_on": note}
+    (path.parent / ".chip.ledger.jsonl").write_text(line_of(entry))
+    assert noted_grid(path) is None

@@ -7,7 +7,7 @@ import pytest
 
 from roofkit.artifacts import Outputs, committed
 from roofkit.errors import BadInputError, OutputError
-from roofkit.ledger import check_input, digest, input_digest, input_digests, line_of, read_ledger
+from roofkit.ledger import check_input, digest, input_digest, input_digests, input_fact, line_of, read_ledger
 
 
 def make(folder: Path, keys: dict[str, str], *, stop_after: int | None = None, text: str = "made", **options):
@@ -67,6 +67,19 @@ def test_an_input_is_hashed_and_a_changed_one_is_named(tmp_path):
     with pytest.raises(BadInputError, match="changed since mask wrote it"):
         check_input(tmp_path)
     assert input_digest(tmp_path / "b.tif")
+
+
+def test_a_fact_counts_while_the_file_is_as_it_was_written(tmp_path):
+    make(tmp_path, KEYS)
+    path = tmp_path / "a.tif"
+    assert (input_fact(path, "size"), input_fact(path, "colour")) == (4, None)
+    path.write_text("mine")
+    with pytest.raises(BadInputError, match="changed since mask wrote it"):
+        input_fact(path, "size")
+    assert input_fact(path, "colour") is None
+    make(tmp_path, KEYS, keep_edits=True)
+    assert input_fact(path, "size") is None  # it is no longer about this file
+    assert input_fact(tmp_path / "absent.tif", "size") is None
 
 
 def test_files_of_nobody_are_taken_as_they_are(tmp_path):
