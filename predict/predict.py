@@ -18,13 +18,51 @@ GeoTIFF for each block that holds a valid pixel, DST/<scene>.vrt over them, and 
 """
 
 import argparse
-import contextlib
 import sys
+from pathlib import Path
+
+from roofkit.addresses import path_or_address
+from roofkit.options import answer, number, stage_parser
+
+
+def threshold_of(text: str) -> str | float:
+    """An argparse type: auto or a number."""
+    return text if text == "auto" else number(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__, cluster=True)
+    made.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a trained model")
+    made.add_argument(
+        "src", nargs="?", type=path_or_address, metavar="SRC", help="a frame or scene, or a folder of them"
+    )
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the masks")
+    made.add_argument(
+        "--threshold", type=threshold_of, metavar="auto|P", help="from this probability on a pixel is roof"
+    )
+    made.add_argument("--overlap", type=float, metavar="SHARE", help="share of a window that neighbours share")
+    made.add_argument(
+        "--flips", action=argparse.BooleanOptionalAction, help="average over flips and quarter turns: better, slower"
+    )
+    made.add_argument(
+        "--probabilities",
+        type=Path,
+        metavar="DIR",
+        help="write roof probabilities there; without SRC into DIR/predictions and DIR/map, beside the default",
+    )
+    made.add_argument("--vectors", type=Path, metavar="FILE", help="write roofs as polygons there")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +70,9 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from roofkit.addresses import path_or_address
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.blocks import block_name, blocks_of, write_item, write_vrt
-from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
+from roofkit.cli import Run, progress, run_stage, say
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metres, save_pieces, to_footprints
 from roofkit.ledger import input_digest
@@ -466,34 +503,9 @@ def _footprints(scenes: list[Path], path: Path) -> Path | None:
     return path
 
 
-def threshold_of(text: str) -> str | float:
-    """An argparse type: auto or a number."""
-    return text if text == "auto" else number(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__, cluster=True)
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a trained model")
-    parser.add_argument(
-        "src", nargs="?", type=path_or_address, metavar="SRC", help="a frame or scene, or a folder of them"
-    )
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the masks")
-    parser.add_argument(
-        "--threshold", type=threshold_of, metavar="auto|P", help="from this probability on a pixel is roof"
-    )
-    parser.add_argument("--overlap", type=float, metavar="SHARE", help="share of a window that neighbours share")
-    parser.add_argument(
-        "--flips", action=argparse.BooleanOptionalAction, help="average over flips and quarter turns: better, slower"
-    )
-    parser.add_argument(
-        "--probabilities",
-        type=Path,
-        metavar="DIR",
-        help="write roof probabilities there; without SRC into DIR/predictions and DIR/map, beside the default",
-    )
-    parser.add_argument("--vectors", type=Path, metavar="FILE", help="write roofs as polygons there")
-    return run_stage(parser, argv, predict)
+    return run_stage(parser(), argv, predict)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What every script's command line shares: the common options, the report, the exit status.
+"""What every script's run shares: the project, the report, the exit status.
 
-A script makes its parser with `stage_parser`, adds its own options, and hands both to `run_stage`.
+A script makes its parser with `roofkit.options.stage_parser`, adds its own options, and hands both to `run_stage`.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from roofkit.addresses import check_addresses
 from roofkit.errors import RoofError
 from roofkit.fence import enclose
 from roofkit.heeded import heed
-from roofkit.paths import ROOT, Paths, project_paths
+from roofkit.paths import Paths, project_paths
+from roofkit.root import base_of
 from roofkit.settings import Block, Settings, check_settings, load_settings
-from roofkit.shards import Shard, shard_of
+from roofkit.shards import Shard
 from roofkit.stopping import INTERRUPTED, PATIENCE, TERMINATED, Terminated, stopping
 
 Item = TypeVar("Item")
@@ -52,55 +53,6 @@ class Run:
         values[name] |= given
         where = Path(" ".join(f"--{key.replace('_', '-')}" for key in given)) if given else self.settings_path
         return getattr(check_settings(values, where), name)
-
-
-def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.ArgumentParser:
-    """A parser with the script's docstring as help and the options that all scripts have.
-
-    Args:
-        doc: The script's docstring.
-        cluster: The stage's tasks may run on a cluster, or in shards, and its rasters may be addresses.
-    """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    common = parser.add_argument_group("options of every script")
-    common.add_argument(
-        "--settings", type=Path, default=ROOT / "settings.json", metavar="FILE", help="default: settings.json"
-    )
-    common.add_argument("--data", type=Path, metavar="DIR", help="the data folder, instead of the one in settings")
-    common.add_argument(
-        "--results", type=Path, metavar="DIR", help="the results folder, instead of the one in settings"
-    )
-    redone = common.add_mutually_exclusive_group()
-    redone.add_argument("--overwrite", action="store_true", help="redo what is finished")
-    redone.add_argument("--keep-edits", action="store_true", help="keep outputs that you changed by hand")
-    common.add_argument("--workers", type=positive, metavar="N", help="processes on this machine (default: all cores)")
-    if cluster:
-        common.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on that Dask cluster instead")
-        common.add_argument(
-            "--shard", type=shard_of, metavar="I/N", help="do the I-th of N shares; then run once without it"
-        )
-        common.add_argument(
-            "--allow-addresses", action="store_true", help="rasters may be https://, s3:// or gs:// addresses"
-        )
-    common.add_argument("--json", action="store_true", help="end stdout with the report as one line of JSON")
-    common.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
-    return parser
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
-
-
-def number(text: str) -> float:
-    """An argparse type: a number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a known word") from None
 
 
 def run_stage(
@@ -150,8 +102,7 @@ def start_run(options: argparse.Namespace) -> Run:
     check_addresses(options)
     settings = load_settings(options.settings)
     heed(settings.raster_args.sidecars)
-    base = options.settings.resolve().parent
-    paths = project_paths(settings, base, options.data, options.results)
+    paths = project_paths(settings, base_of(options.settings), options.data, options.results)
     enclose(paths.data, paths.results)
     where: dict[str, Any] = {name: getattr(options, name, None) for name in ("scheduler", "shard")}
     if where["scheduler"]:  # whose workers run in folders of their own

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from roofkit.cli import checked, positive, progress, run_stage, say, stage_parser
+from roofkit.cli import checked, progress, run_stage, say
 from roofkit.errors import BadInputError
+from roofkit.options import positive, stage_parser
 from roofkit.stopping import Terminated, raise_if_stopped
 
 ROOT = Path(__file__).resolve().parent.parent
