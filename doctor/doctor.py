@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from roofkit.cli import DONE, FAILED, Run, checked, say, start_run
+from roofkit.cli import DONE, FAILED, Run, checked, console, say, start_run
 from roofkit.errors import MissingInputError, RoofError, SettingsError
 from roofkit.findings import Finding, failures, found, from_error, passed, skipped
 from roofkit.paths import find_labels, holds_files
@@ -321,7 +321,6 @@ def _findings(check: Check, patient: Patient) -> Iterator[Finding]:
 
 def show(finding: Finding) -> None:
     """Print a finding: what was measured; where it is not well, what was expected, why, and what to do."""
-    from rich.console import Console
     from rich.text import Text
 
     colour = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}[finding.status]
@@ -331,7 +330,7 @@ def show(finding: Finding) -> None:
     for words in (finding.where, f"{finding.cause} {finding.fix}".strip()):
         if words:
             line.append(f"\n     {words}")
-    Console().print(line, soft_wrap=True)
+    console().print(line, soft_wrap=True)
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -53,7 +53,6 @@ def parser() -> argparse.ArgumentParser:
     add("--labels-file", metavar="FILE", help="a vector file or its address (labels file)")
     add("--parallel", type=int, metavar="N", help="requests at once at most")
     add("--seed", type=int, metavar="N", help="which town (source sample)")
-    add("--dry-run", action="store_true", help="say what would be fetched, and fetch nothing")
     return made
 
 
@@ -71,11 +70,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, run_stage, say
+from roofkit.cli import Run, console, run_stage, say
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.ledger import input_digests
 from roofkit.paths import Paths, check_input
 from roofkit.raster import create_raster, open_raster
+from roofkit.rehearsal import Rehearsed
 from roofkit.settings import DownloadArgs, RasterArgs
 from roofkit.vectors import write_features
 
@@ -216,7 +216,9 @@ class Download:
         Raises:
             RoofError: The source fails, or a file is in the way.
         """
-        todo = self._make_scenes(scenes) if scenes is not None else []
+        todo: list[str] = []
+        with contextlib.suppress(Rehearsed):  # a dry run has more to say
+            todo = self._make_scenes(scenes) if scenes is not None else []
         made, roofs = self._make_labels()
         return self.report(scenes or [], [*todo, *made], roofs, dry_run=False)
 
@@ -309,13 +311,12 @@ class Download:
         if self.quiet or not sys.stderr.isatty() or not scenes:
             yield lambda scene, window: None
             return
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.progress import TransferSpeedColumn as Speed
 
         columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn()
         total = sum(s.grid.height * s.grid.width * s.pixel_bytes for s in scenes)
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Progress(*columns, console=console(stderr=True), transient=True) as bar:
             task = bar.add_task(self.source.name, total=total)
             yield lambda scene, window: bar.advance(task, window.height * window.width * scene.pixel_bytes)
 
@@ -451,7 +452,11 @@ def download(options: argparse.Namespace, run: Run) -> DownloadReport:
         from sources.area import gsd
 
         warn_of_pixel_size(max(gsd(scene.grid) for scene in scenes))
-    return work.report(scenes or [], [], 0, dry_run=True) if options.dry_run else work.run(scenes)
+    if run.dry_run:
+        with contextlib.suppress(Rehearsed):
+            work.run(scenes)
+        return work.report(scenes or [], [], 0, dry_run=True)
+    return work.run(scenes)
 
 
 OPTIONS = (

@@ -75,7 +75,7 @@ from roofkit.raster import (
 )
 from roofkit.settings import MaskArgs, RasterArgs
 from roofkit.shards import share_of
-from roofkit.spill import Pieces, Spill, spilled
+from roofkit.spill import Pieces, Spill, spilled, spilled_elsewhere
 from roofkit.workers import ahead, cores, map_items, map_threads, started
 
 if TYPE_CHECKING:  # imported late: these would make --help and every worker process wait
@@ -313,6 +313,8 @@ def same_crs(wkt: str) -> rasterio.crs.CRS:
 
 def spill_in(dst: Path, run: Run) -> AbstractContextManager[Spill]:
     """The file through which polygons come to workers; the run of all frames is alone in the folder, and tidies up."""
+    if run.dry_run:
+        return spilled_elsewhere()
     if run.shard:
         return spilled(dst / f".mask.{run.shard}.polygons")
     return spilled(dst / ".mask.polygons", leftovers=".mask*.polygons")

@@ -90,6 +90,7 @@ from roofkit.raster import (
     read_valid,
     windows,
 )
+from roofkit.rehearsal import Rehearsed
 from roofkit.settings import PredictArgs, RasterArgs
 from roofkit.shards import share_of
 from roofkit.vectors import check_suffix, write_features
@@ -266,7 +267,7 @@ class _Job:
             )
             stack.enter_context(outputs)
             names = {f"{name}{suffix}": key for name, key in self.keys.items()}
-            self.todo |= {name.removesuffix(suffix) for name in outputs.plan(names | extra) if name in names}
+            self.todo |= {name.removesuffix(suffix) for name in outputs.plan(names | extra, more=True) if name in names}
             return outputs, suffix
 
         over = {f"{path.stem}.vrt": key for path, key in self.mosaics.items()}
@@ -313,6 +314,12 @@ class _Job:
             return
         write_item(self.targets.masks / f"{path.stem}.json", path, grid, [*self.targets.probabilities])
         self.masks.record(f"{path.stem}.json", key)
+
+    def plan_vectors(self) -> None:
+        """What a dry run says of the polygons."""
+        if self.targets.vectors and not self.run.shard:
+            with contextlib.suppress(Rehearsed):
+                self._write_vectors(self.targets.vectors)
 
     def _write_vectors(self, path: Path) -> dict[str, int]:
         """Write the polygons of all rasters, from the pieces of their blocks; what there is to say of them."""
@@ -369,6 +376,9 @@ def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *
     with contextlib.ExitStack() as stack:
         job.open(stack)
         todo = [block for block in job.blocks if block.name in job.todo]
+        if run.dry_run:
+            job.plan_vectors()
+            return _report(job, len(todo), {})
         done = stack.enter_context(contextlib.closing(_predicted(todo, job)))
         for block, tally in zip(todo, progress(done, len(todo), "predict", quiet=run.quiet)):
             job.record(block, tally)

@@ -6,26 +6,35 @@ A script makes its parser with `roofkit.options.stage_parser`, adds its own opti
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from roofkit.addresses import check_addresses
 from roofkit.errors import RoofError
 from roofkit.fence import enclose
 from roofkit.heeded import heed
 from roofkit.paths import Paths, project_paths
+from roofkit.rehearsal import Plan, rehearsal
 from roofkit.root import base_of
 from roofkit.settings import Block, Settings, check_settings, load_settings
 from roofkit.shards import Shard
 from roofkit.stopping import INTERRUPTED, PATIENCE, TERMINATED, Terminated, stopping
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 Item = TypeVar("Item")
 AnyBlock = TypeVar("AnyBlock", bound=Block)
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
+COLUMNS = ("make", "redo", "keep", "remove")  # of the table of a dry run: fields of Plan
+FEW = 4  # files of a folder that a dry run names rather than counts
+COLOURS = {"error": "1;31", "warning": "33"}  # ANSI
+_verbose_since = 0.0  # on the clock of `time.monotonic`; 0: not verbose
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Run:
     scheduler: str | None = None
     shard: Shard | None = None
     keep_edits: bool = False
+    dry_run: bool = False
 
     def block(self, name: str, options: dict[str, Any]) -> Any:
         """A settings block in which options that were given on the command line replace the file's values.
@@ -68,9 +78,15 @@ def run_stage(
     options = parser.parse_args(argv)
 
     def stage(options: argparse.Namespace) -> int:
-        started = time.monotonic()
-        report = work(options, start_run(options))
-        _show(report, options, work.__name__, time.monotonic() - started)
+        started, name = time.monotonic(), work.__name__
+        run = start_run(options)
+        if run.dry_run:
+            report = None
+            with rehearsal() as plans:
+                report = work(options, run)
+            _show_plans(plans, report, options, name, time.monotonic() - started)
+        else:
+            _show(work(options, run), options, name, time.monotonic() - started)
         return DONE
 
     return checked(stage, options, work.__name__)
@@ -108,11 +124,13 @@ def start_run(options: argparse.Namespace) -> Run:
     if where["scheduler"]:  # whose workers run in folders of their own
         vars(options).update({k: value.absolute() for k, value in vars(options).items() if isinstance(value, Path)})
     how = (options.overwrite, options.workers, options.quiet)
-    return Run(settings, paths, options.settings, *how, **where, keep_edits=options.keep_edits)
+    if options.verbose:
+        _tell_all(options.settings, paths)
+    return Run(settings, paths, options.settings, *how, **where, keep_edits=options.keep_edits, dry_run=options.dry_run)
 
 
 def _fail(line: str) -> int:
-    print(f"error: {_shown(line)}", file=sys.stderr)
+    print(_marked(f"error: {_shown(line)}"), file=sys.stderr)
     return FAILED
 
 
@@ -125,14 +143,37 @@ def _show(report: Any, options: argparse.Namespace, stage: str, seconds: float) 
         print(json.dumps(line, default=str, allow_nan=False), flush=True)
 
 
+def _show_plans(plans: Sequence[Plan], report: Any, options: argparse.Namespace, stage: str, seconds: float) -> None:
+    """Show what a dry run found: how many files of each folder, with -v or where there is one their names."""
+    if not options.quiet:
+        from rich.table import Table
+
+        table = Table("folder", *COLUMNS, title=f"{stage}: dry run, nothing is written", title_justify="left")
+        for plan in plans:
+            lists: list[tuple[str, ...]] = [getattr(plan, name) for name in COLUMNS]
+            few = options.verbose or sum(map(len, lists)) <= FEW
+            table.add_row(str(plan.folder), *("\n".join(names) if few else f"{len(names):,}" for names in lists))
+        console().print(table)
+    if options.json:
+        values = dataclasses.asdict(report) if report else {}
+        line = {"stage": stage, "seconds": round(seconds, 3), **values, "dry_run": True}
+        print(json.dumps({**line, "planned": [vars(plan) for plan in plans]}, default=str), flush=True)
+
+
 def _summary(stage: str, values: dict[str, Any], seconds: float) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{stage}: done in {seconds:.1f} s", title_justify="left", show_header=False)
     for name, value in values.items():
         table.add_row(name.replace("_", " "), _readable(value))
-    Console().print(table)
+    console().print(table)
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Where tables and bars go: styled on a terminal, unless the environment has NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, color_system=None if os.environ.get("NO_COLOR") else "auto")
 
 
 def _readable(value: Any) -> str:
@@ -150,7 +191,32 @@ def _readable(value: Any) -> str:
 
 def say(line: str) -> None:
     """One line to the user, on stderr so that it never mixes with a report."""
-    print(_shown(line), file=sys.stderr, flush=True)
+    print(_marked(_shown(line)), file=sys.stderr, flush=True)
+
+
+def detail(line: str) -> None:
+    """A line for who asked for all of them (`--verbose`), with the seconds since the start."""
+    if is_verbose():
+        say(f"{time.monotonic() - _verbose_since:8.2f} s  {line}")
+
+
+def is_verbose() -> bool:
+    """Whether the user asked for every line."""
+    return _verbose_since > 0
+
+
+def _tell_all(settings: Path, paths: Paths) -> None:
+    """From now on say every detail, beginning with what this is, and show the warnings of libraries."""
+    global _verbose_since
+    import logging
+    import platform
+    from importlib.metadata import version
+
+    _verbose_since = time.monotonic()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "rasterio", "keras"))
+    detail(f"roof-classify {version('roof-classify')}, Python {platform.python_version()}, {libraries}")
+    detail(f"settings {settings}, data {paths.data}, results {paths.results}")
 
 
 def _shown(line: str) -> str:
@@ -158,14 +224,32 @@ def _shown(line: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in " ".join(line.split()))
 
 
+def _marked(line: str) -> str:
+    """The line with its first word in colour where it is a warning or an error, and stderr a terminal that can."""
+    kind, colon, rest = line.partition(":")
+    if kind not in COLOURS or not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return line
+    return f"\x1b[{COLOURS[kind]}m{kind}{colon}\x1b[0m{rest}"
+
+
 def progress(items: Iterable[Item], total: int, label: str, *, quiet: bool = False) -> Iterator[Item]:
-    """The items, with a bar on stderr when that is a terminal."""
+    """The items, with a bar on stderr when that is a terminal: how many, how many a second, the time left."""
     if quiet or not sys.stderr.isatty():
         yield from items
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, total=total, description=label)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
+    with Progress(*columns, TimeRemainingColumn(), console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total, rate="")
+        for item in items:
+            yield item
+            bar.advance(task)
+            bar.update(task, rate=_rate(bar.tasks[task].speed))
+
+
+def _rate(speed: float | None) -> str:
+    """Items a second, or a minute where they are slow."""
+    if not speed:
+        return ""
+    return f"{speed:.3g}/s" if speed >= 1 else f"{60 * speed:.2g}/min"

@@ -42,8 +42,15 @@ def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.Argument
         common.add_argument(
             "--allow-addresses", action="store_true", help="rasters may be https://, s3:// or gs:// addresses"
         )
+    common.add_argument(
+        "--dry-run", action="store_true", help="say what would be made, kept or done again, and write nothing"
+    )
     common.add_argument("--json", action="store_true", help="end stdout with the report as one line of JSON")
-    common.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    told = common.add_mutually_exclusive_group()
+    told.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    told.add_argument(
+        "-v", "--verbose", action="store_true", help="each file made or kept, when, with which versions; all warnings"
+    )
     return parser
 
 

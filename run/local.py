@@ -55,7 +55,6 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--from", dest="from_stage", choices=NAMES, metavar="STAGE", help="leave out what comes before")
     made.add_argument("--until", dest="until_stage", choices=NAMES, metavar="STAGE", help="leave out what comes after")
-    made.add_argument("--dry-run", action="store_true", help="print the commands and stop")
     return made
 
 
@@ -74,7 +73,7 @@ from pathlib import Path
 from typing import Any
 
 from roofkit.artifacts import read_runs, write_json
-from roofkit.cli import DONE, checked, say, start_run
+from roofkit.cli import DONE, checked, console, say, start_run
 from roofkit.errors import MissingInputError, SettingsError
 from roofkit.paths import Paths, find_labels, holds_files
 
@@ -145,7 +144,11 @@ def command(stage: str, options: argparse.Namespace) -> list[str]:
         line += [f"--{name}", str(value)] if value is not None else []
     if options.scheduler and stage in ON_CLUSTERS:
         line += ["--scheduler", options.scheduler]
-    line += [f"--{name}" for name in ("overwrite", "keep-edits", "quiet") if getattr(options, name.replace("-", "_"))]
+    line += [
+        f"--{name}"
+        for name in ("overwrite", "keep-edits", "quiet", "verbose")
+        if getattr(options, name.replace("-", "_"))
+    ]
     return [*line, "--json"]
 
 
@@ -236,13 +239,12 @@ def run_stages(names: Sequence[str], options: argparse.Namespace, runs: Path) ->
 
 def show(done: list[Done]) -> None:
     """Print the table of what was done."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("stage", "wrote", "seconds", "peak MB")
     for row in done:
         table.add_row(row.stage, row.wrote, f"{row.seconds:.1f}", f"{row.peak_mb:.0f}")
-    Console().print(table)
+    console().print(table)
 
 
 def local(options: argparse.Namespace) -> int:
