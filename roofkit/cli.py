@@ -32,7 +32,6 @@ Item = TypeVar("Item")
 AnyBlock = TypeVar("AnyBlock", bound=Block)
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 COLUMNS = ("make", "redo", "keep", "remove")  # of the table of a dry run: fields of Plan
-FEW = 4  # files of a folder that a dry run names rather than counts
 COLOURS = {"error": "1;31", "warning": "33"}  # ANSI
 _verbose_since = 0.0  # on the clock of `time.monotonic`; 0: not verbose
 
@@ -144,16 +143,21 @@ def _show(report: Any, options: argparse.Namespace, stage: str, seconds: float) 
 
 
 def _show_plans(plans: Sequence[Plan], report: Any, options: argparse.Namespace, stage: str, seconds: float) -> None:
-    """Show what a dry run found: how many files of each folder, with -v or where there is one their names."""
+    """Show what a dry run found: how many files of each folder, with -v their names."""
     if not options.quiet:
         from rich.table import Table
 
-        table = Table("folder", *COLUMNS, title=f"{stage}: dry run, nothing is written", title_justify="left")
+        table = Table("where", *COLUMNS, title=f"{stage}: dry run, nothing is written", title_justify="left")
         for plan in plans:
-            lists: list[tuple[str, ...]] = [getattr(plan, name) for name in COLUMNS]
-            few = options.verbose or sum(map(len, lists)) <= FEW
-            table.add_row(str(plan.folder), *("\n".join(names) if few else f"{len(names):,}" for names in lists))
+            names = {column: getattr(plan, column) for column in COLUMNS}
+            files = [str(plan.folder / name) for listed in names.values() for name in listed]
+            table.add_row(files[0] if len(files) == 1 else str(plan.folder), *(f"{len(n):,}" for n in names.values()))
+            for column, listed in names.items():
+                for name in listed:
+                    detail(f"{column} {plan.folder / name}")
         console().print(table)
+        if getattr(report, "dry_run", False):
+            _summary(stage, dataclasses.asdict(report), seconds)
     if options.json:
         values = dataclasses.asdict(report) if report else {}
         line = {"stage": stage, "seconds": round(seconds, 3), **values, "dry_run": True}
@@ -212,10 +216,14 @@ def _tell_all(settings: Path, paths: Paths) -> None:
     import platform
     from importlib.metadata import version
 
+    import rasterio
+
     _verbose_since = time.monotonic()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "rasterio", "keras"))
-    detail(f"roof-classify {version('roof-classify')}, Python {platform.python_version()}, {libraries}")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "rasterio"))
+    detail(
+        f"roof-classify {version('roof-classify')}, Python {platform.python_version()}, {libraries}, GDAL {rasterio.__gdal_version__}"
+    )
     detail(f"settings {settings}, data {paths.data}, results {paths.results}")
 
 
