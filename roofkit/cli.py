@@ -220,10 +220,9 @@ def _tell_all(settings: Path, paths: Paths) -> None:
 
     _verbose_since = time.monotonic()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "rasterio"))
-    detail(
-        f"roof-classify {version('roof-classify')}, Python {platform.python_version()}, {libraries}, GDAL {rasterio.__gdal_version__}"
-    )
+    libraries = [f"{name} {version(name)}" for name in ("roof-classify", "numpy", "rasterio")]
+    python, gdal = platform.python_version(), rasterio.__gdal_version__
+    detail(", ".join([*libraries, f"GDAL {gdal}", f"Python {python}"]))
     detail(f"settings {settings}, data {paths.data}, results {paths.results}")
 
 

@@ -114,7 +114,7 @@ def test_verbose_names_versions_folders_and_each_file_made_kept_and_removed(make
 
     first = lines("--size", "32")
     assert all(re.match(r"\d+\.\d\d s ", line) for line in first)
-    assert re.search(r"roof-classify \S+, Python 3\.\S+, numpy \S+, rasterio \S+, GDAL \d", first[0])
+    assert re.search(r"roof-classify \S+, numpy \S+, rasterio \S+, GDAL \S+, Python 3\.", first[0])
     assert f"data {tmp_path / 'data'}" in first[1]
     chips = tmp_path / "data/chips"
     assert [line.split(" s ")[1] for line in first[2:]] == [f"made {chips}/a_r0_c{n}.tif" for n in (0, 32)]
