@@ -106,6 +106,9 @@ def checked(
     except MemoryError as error:
         what = f"not enough memory ({error or 'out of memory'})"
         return _fail(f"{name}: {what}; expected a smaller task. Lower sizes in the settings, or use --workers 1.")
+    except ModuleNotFoundError as error:
+        advice = 'Run ./setup.sh, or python -m pip install "roof-classify[cpu]" (or gpu; openvino, cluster, s3).'
+        return _fail(f"{error.name}: not installed; expected what {name} needs. {advice}")
     except KeyboardInterrupt:
         return INTERRUPTED
     except Terminated:

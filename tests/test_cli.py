@@ -96,6 +96,11 @@ def test_positive():
         (PermissionError(13, "Permission denied", "b.tif"), 1, "b.tif: Permission denied; expected"),
         (OSError("strange"), 1, "strange"),
         (MemoryError("Unable to allocate 4.00 TiB"), 1, "not enough memory (Unable to allocate 4.00 TiB); expected"),
+        (
+            ModuleNotFoundError("No module", name="tensorflow"),
+            1,
+            "tensorflow: not installed; expected what fail needs.",
+        ),
         (KeyboardInterrupt(), 130, ""),
         (Terminated(), 143, ""),
     ],

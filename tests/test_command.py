@@ -1,6 +1,7 @@
 """The command `roof-classify`: the scripts under one name, in a checkout and from a wheel."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -187,3 +188,37 @@ def test_completion_of_stages_options_choices_and_files(tmp_path):
         assert shown.stdout.strip() == expected, (words, shown.stderr)
     assert start("completion", "zsh", cwd=tmp_path).stdout.startswith("#compdef roof-classify")
     assert start("completion", "cmd.exe", cwd=tmp_path).returncode == 2
+
+
+def test_what_pip_is_to_install_leaves_out_what_only_developers_need():
+    """setup.sh names those packages; they are the dev extra's that no other extra has, but for what builds the wheel."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {
+        name: {re.match(r"[\w-]+", line)[0] for line in lines}
+        for name, lines in project["optional-dependencies"].items()
+    }
+    developers = extras.pop("dev") - set().union(*extras.values()) - {"setuptools"}
+
+    def names(*words: str) -> set[str]:
+        done = subprocess.run(
+            ["bash", ROOT / "setup.sh", "--requirements", *words], capture_output=True, text=True, check=True
+        )
+        return set(re.findall(r"^([\w.-]+)==", done.stdout, flags=re.MULTILINE))
+
+    locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE))
+    nvidia = {name for name in locked if name.startswith("nvidia-")}
+    assert nvidia
+    assert locked - names("gpu") == developers | {"tensorflow-cpu"}
+    assert locked - names("cpu") == developers | {"tensorflow"} | nvidia
+    assert locked - names("plain") == developers | {"tensorflow-cpu"} | nvidia
+    assert names() in (names("cpu"), names("gpu"), names("plain"))
+
+
+def test_the_image_is_given_all_that_the_wheel_is_made_of():
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    given = {line[1:] for line in lines if line.startswith("!")}
+    assert given >= {*FOLDERS, *STAGES, "run", "pyproject.toml", "README.md", "settings.json", "settings.dev.json"}
+    assert given >= {"setup.sh", "requirements.lock"}
+    assert all((ROOT / name).exists() for name in given)
+    assert "*" in lines
