@@ -10,7 +10,8 @@ RUN bash setup.sh --requirements "$FLAVOUR" > /requirements.txt \
  && python -m pip --python /opt/roof-classify install --no-cache-dir --no-deps --require-hashes -r /requirements.txt
 COPY . .
 RUN /opt/roof-classify/bin/python -c 'import setuptools.build_meta as build; build.build_wheel("/tmp")' \
- && python -m pip --python /opt/roof-classify install --no-cache-dir --no-deps --no-index /tmp/roof_classify-*.whl
+ && python -m pip --python /opt/roof-classify install --no-cache-dir --no-deps --no-index /tmp/roof_classify-*.whl \
+ && find /opt/roof-classify -type d \( -name tests -o -path '*/tensorflow/include' \) -prune -exec rm -r {} +
 
 FROM python:3.12-slim-bookworm
 # What the wheels of GDAL and others take from the system; Debian keeps no old versions, so none is named.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roofkit.command import OWN, STAGES, main, script_of, summary_of
+from roofkit.command import OWN, STAGES, main, script_of
 from roofkit.root import ROOT
 from run.local import NAMES
 
@@ -116,17 +116,6 @@ def test_a_signal_during_the_imports_ends_without_a_word(kind, number, status, t
         assert process.stderr.read() == ""
 
 
-def test_help_needs_nothing_large(tmp_path):
-    for name in ("numpy", "rasterio", "pydantic", "rich"):
-        (tmp_path / f"{name}.py").write_text("raise ImportError('not now')")
-    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    for name in ("run", *STAGES):
-        line = [sys.executable, "-c", START, name, "-h"]
-        done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert summary_of(name) in done.stdout
-
-
 def test_the_wheel_holds_the_program_and_nothing_else(installed):
     found = {path.name for path in installed.iterdir() if path.suffix not in (".whl", ".dist-info")}
     assert found == set(FOLDERS)
@@ -191,7 +180,7 @@ def test_completion_of_stages_options_choices_and_files(tmp_path):
 
 
 def test_what_pip_is_to_install_leaves_out_what_only_developers_need():
-    """setup.sh names those packages; they are the dev extra's that no other extra has, but for what builds the wheel."""
+    """setup.sh names them: those of the dev extra that no other extra has, but for what builds the wheel."""
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {
