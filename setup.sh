@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv with the exact versions of requirements.lock and check that the result works.
 # Needs bash, python3 (3.10 to 3.13) and pip. Safe to run again: seconds when nothing changed.
+# ./setup.sh --requirements [gpu|cpu|plain] only prints what pip is to install to run the program, for this machine.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -28,16 +29,24 @@ flavour() {
   fi
 }
 
-# The lock file without the packages that this machine does not want.
+# The lock file without the packages that this machine, or whoever only runs the program, does not want.
+readonly only_developers='hypothesis|mypy|pandas-stubs|playwright|pre-commit|pytest|pytest-cov|ruff'
 requirements() {
   local drop
   case "$1" in
     gpu) drop='^tensorflow-cpu==' ;;
     cpu) drop='^(tensorflow==|nvidia-)' ;;
     plain) drop='^(tensorflow-cpu==|nvidia-)' ;;
+    *) fail "setup.sh: $1; expected gpu, cpu or plain. Name one of these" ;;
   esac
+  [ "${2:-}" = everything ] || drop="$drop|^($only_developers)=="
   awk -v drop="$drop" '/^[^ ]/ { keep = $0 !~ drop } keep' requirements.lock
 }
+
+if [ "${1:-}" = --requirements ]; then # for the Dockerfile, and for a machine without network
+  requirements "${2:-$(flavour)}"
+  exit
+fi
 
 python=$(find_python)
 flavour=$(flavour)
@@ -51,7 +60,7 @@ if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
     "$python" -m pip --version >/dev/null 2>&1 || fail "pip: not found for $python; expected pip 22.3 or newer. Install pip, then run ./setup.sh again"
     "$python" -m pip --python .venv install --quiet pip
   fi
-  requirements "$flavour" >.venv/requirements.txt
+  requirements "$flavour" everything >.venv/requirements.txt
   pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
   pip install --quiet --no-deps --require-hashes -r .venv/requirements.txt
   pip install --quiet --no-deps --no-build-isolation --editable .

@@ -7,20 +7,44 @@ The right and lower edge is padded; padding is marked invalid in the chip's inte
 
 import argparse
 import sys
+from pathlib import Path
+
+from roofkit.addresses import path_or_address
+from roofkit.options import answer, number, stage_parser
+
+
+def pad_of(text: str) -> str | float:
+    """An argparse type: white, nodata or a number."""
+    return text if text in ("white", "nodata") else number(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__, cluster=True)
+    made.add_argument("src", nargs="?", type=path_or_address, metavar="SRC", help="a scene or a folder of scenes")
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the chips")
+    made.add_argument("--size", type=int, nargs="+", metavar="N", help="rows and columns, or one number for both")
+    made.add_argument("--overlap", type=int, metavar="N", help="pixels that neighbours share")
+    made.add_argument("--pad", type=pad_of, metavar="white|nodata|VALUE", help="value of padding")
+    made.add_argument("--min-valid", type=float, metavar="SHARE", help="leave out chips with fewer valid pixels")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from roofkit.addresses import path_or_address
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, number, progress, run_stage, stage_parser
+from roofkit.cli import Run, progress, run_stage
 from roofkit.errors import BadInputError, SettingsError
 from roofkit.pairs import by_stem
 from roofkit.raster import (
@@ -219,21 +243,9 @@ def size_of(values: list[int] | None) -> list[int] | None:
     return values * 2 if values and len(values) == 1 else values
 
 
-def pad_of(text: str) -> str | float:
-    """An argparse type: white, nodata or a number."""
-    return text if text in ("white", "nodata") else number(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__, cluster=True)
-    parser.add_argument("src", nargs="?", type=path_or_address, metavar="SRC", help="a scene or a folder of scenes")
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the chips")
-    parser.add_argument("--size", type=int, nargs="+", metavar="N", help="rows and columns, or one number for both")
-    parser.add_argument("--overlap", type=int, metavar="N", help="pixels that neighbours share")
-    parser.add_argument("--pad", type=pad_of, metavar="white|nodata|VALUE", help="value of padding")
-    parser.add_argument("--min-valid", type=float, metavar="SHARE", help="leave out chips with fewer valid pixels")
-    return run_stage(parser, argv, chip)
+    return run_stage(parser(), argv, chip)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,31 @@ cause and what to do. Exit status 1 when one fails.
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__)
+    made.add_argument("given", nargs="*", type=Path, metavar="MODEL MASKS", help="a model; masks, or folders of them")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roofkit.cli import DONE, FAILED, Run, checked, say, stage_parser, start_run
+from roofkit.cli import DONE, FAILED, Run, checked, console, say, start_run
 from roofkit.errors import MissingInputError, RoofError, SettingsError
 from roofkit.findings import Finding, failures, found, from_error, passed, skipped
 from roofkit.paths import find_labels, holds_files
@@ -307,7 +321,6 @@ def _findings(check: Check, patient: Patient) -> Iterator[Finding]:
 
 def show(finding: Finding) -> None:
     """Print a finding: what was measured; where it is not well, what was expected, why, and what to do."""
-    from rich.console import Console
     from rich.text import Text
 
     colour = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}[finding.status]
@@ -317,7 +330,7 @@ def show(finding: Finding) -> None:
     for words in (finding.where, f"{finding.cause} {finding.fix}".strip()):
         if words:
             line.append(f"\n     {words}")
-    Console().print(line, soft_wrap=True)
+    console().print(line, soft_wrap=True)
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -345,9 +358,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("given", nargs="*", type=Path, metavar="MODEL MASKS", help="a model; masks, or folders of them")
-    return checked(doctor, parser.parse_args(argv), "doctor")
+    return checked(doctor, parser().parse_args(argv), "doctor")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,52 @@ Imagery of your own in data/scenes is left as it is; source sample adds nothing 
 """
 
 import argparse
+import sys
+
+from roofkit.options import answer, stage_parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; each option of the stage's own is a key of `download_args`, in place of the file's value."""
+    made = stage_parser(__doc__)
+    add = made.add_argument
+    add("--source", metavar="NAME", help="one of the above")
+    add("--labels", metavar="NAME", help="one of the above")
+    add("--bbox", nargs=4, type=float, metavar=("W", "S", "E", "N"), help="the area, in degrees")
+    add("--aoi", metavar="FILE", help="the area: a vector file with its polygons")
+    add("--address", nargs="+", metavar="ADDRESS", help="of the service (stac, cog, xyz, spacenet)")
+    add("--preset", metavar="NAME", help="a known collection or service; an unknown name lists them")
+    add("--collection", metavar="ID", help="which collection (earthengine, stac) or city (spacenet)")
+    add("--image", metavar="ID", help="one image instead (earthengine)")
+    add("--start", metavar="DATE", help="first day, YYYY-MM-DD")
+    add("--end", metavar="DATE", help="the day after the last one")
+    add("--cloud", type=float, metavar="PERCENT", help="of cloud at most")
+    add("--composite", metavar="HOW", help="median, mosaic or first: one image of many")
+    add("--bands", type=_names, metavar="B,B", help="names of bands, in order")
+    add("--assets", type=_names, metavar="A,A", help="of an item, in the order of bands (stac); the product (spacenet)")
+    add("--items", type=int, metavar="N", help="images at most (stac, spacenet)")
+    add("--scale", type=float, metavar="METRES", help="of ground a pixel")
+    add("--crs", metavar="CRS", help="of the scenes, as EPSG:32644")
+    add("--zoom", type=int, metavar="Z", help="of tiles (xyz)")
+    add("--project", metavar="ID", help="Google Cloud project (earthengine, open-buildings)")
+    add("--ee-url", metavar="URL", help="another Earth Engine endpoint")
+    add("--overpass-url", metavar="URL", help="another Overpass endpoint (labels osm)")
+    add("--labels-file", metavar="FILE", help="a vector file or its address (labels file)")
+    add("--parallel", type=int, metavar="N", help="requests at once at most")
+    add("--seed", type=int, metavar="N", help="which town (source sample)")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +70,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, run_stage, say, stage_parser
+from roofkit.cli import Run, console, run_stage, say
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.ledger import input_digests
 from roofkit.paths import Paths, check_input
 from roofkit.raster import create_raster, open_raster
+from roofkit.rehearsal import Rehearsed
 from roofkit.settings import DownloadArgs, RasterArgs
 from roofkit.vectors import write_features
 
@@ -173,7 +216,9 @@ class Download:
         Raises:
             RoofError: The source fails, or a file is in the way.
         """
-        todo = self._make_scenes(scenes) if scenes is not None else []
+        todo: list[str] = []
+        with contextlib.suppress(Rehearsed):  # a dry run has more to say
+            todo = self._make_scenes(scenes) if scenes is not None else []
         made, roofs = self._make_labels()
         return self.report(scenes or [], [*todo, *made], roofs, dry_run=False)
 
@@ -266,13 +311,12 @@ class Download:
         if self.quiet or not sys.stderr.isatty() or not scenes:
             yield lambda scene, window: None
             return
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.progress import TransferSpeedColumn as Speed
 
         columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn()
         total = sum(s.grid.height * s.grid.width * s.pixel_bytes for s in scenes)
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Progress(*columns, console=console(stderr=True), transient=True) as bar:
             task = bar.add_task(self.source.name, total=total)
             yield lambda scene, window: bar.advance(task, window.height * window.width * scene.pixel_bytes)
 
@@ -408,7 +452,11 @@ def download(options: argparse.Namespace, run: Run) -> DownloadReport:
         from sources.area import gsd
 
         warn_of_pixel_size(max(gsd(scene.grid) for scene in scenes))
-    return work.report(scenes or [], [], 0, dry_run=True) if options.dry_run else work.run(scenes)
+    if run.dry_run:
+        with contextlib.suppress(Rehearsed):
+            work.run(scenes)
+        return work.report(scenes or [], [], 0, dry_run=True)
+    return work.run(scenes)
 
 
 OPTIONS = (
@@ -423,45 +471,9 @@ def _absolute(text: str) -> str:
     return text if "://" in text else str(Path(text).absolute())
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The stage's own options: each is a key of `download_args`, in place of the file's value."""
-    add = parser.add_argument
-    add("--source", metavar="NAME", help="one of the above")
-    add("--labels", metavar="NAME", help="one of the above")
-    add("--bbox", nargs=4, type=float, metavar=("W", "S", "E", "N"), help="the area, in degrees")
-    add("--aoi", metavar="FILE", help="the area: a vector file with its polygons")
-    add("--address", nargs="+", metavar="ADDRESS", help="of the service (stac, cog, xyz, spacenet)")
-    add("--preset", metavar="NAME", help="a known collection or service; an unknown name lists them")
-    add("--collection", metavar="ID", help="which collection (earthengine, stac) or city (spacenet)")
-    add("--image", metavar="ID", help="one image instead (earthengine)")
-    add("--start", metavar="DATE", help="first day, YYYY-MM-DD")
-    add("--end", metavar="DATE", help="the day after the last one")
-    add("--cloud", type=float, metavar="PERCENT", help="of cloud at most")
-    add("--composite", metavar="HOW", help="median, mosaic or first: one image of many")
-    add("--bands", type=_names, metavar="B,B", help="names of bands, in order")
-    add("--assets", type=_names, metavar="A,A", help="of an item, in the order of bands (stac); the product (spacenet)")
-    add("--items", type=int, metavar="N", help="images at most (stac, spacenet)")
-    add("--scale", type=float, metavar="METRES", help="of ground a pixel")
-    add("--crs", metavar="CRS", help="of the scenes, as EPSG:32644")
-    add("--zoom", type=int, metavar="Z", help="of tiles (xyz)")
-    add("--project", metavar="ID", help="Google Cloud project (earthengine, open-buildings)")
-    add("--ee-url", metavar="URL", help="another Earth Engine endpoint")
-    add("--overpass-url", metavar="URL", help="another Overpass endpoint (labels osm)")
-    add("--labels-file", metavar="FILE", help="a vector file or its address (labels file)")
-    add("--parallel", type=int, metavar="N", help="requests at once at most")
-    add("--seed", type=int, metavar="N", help="which town (source sample)")
-    add("--dry-run", action="store_true", help="say what would be fetched, and fetch nothing")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    add_options(parser)
-    return run_stage(parser, argv, download)
+    return run_stage(parser(), argv, download)
 
 
 if __name__ == "__main__":

@@ -25,15 +25,33 @@ intervals of a single frame.
 """
 
 import argparse
-import json
 import sys
+from pathlib import Path
+
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__)
+    made.add_argument("predictions", nargs="?", type=Path, metavar="PREDICTIONS", help="folder of predicted masks")
+    made.add_argument("masks", nargs="?", type=Path, metavar="MASKS", help="folder of true masks")
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST.json", help="where the scores go")
+    made.add_argument("--probabilities", type=Path, metavar="DIR", help="folder of roof probabilities")
+    made.add_argument("--labels", type=Path, metavar="FILE", help="roof polygons, to tell apart roofs that touch")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +59,7 @@ from numpy.typing import NDArray
 
 from roofkit import scores
 from roofkit.artifacts import Outputs, fingerprint, write_json
-from roofkit.cli import Run, progress, run_stage, say, stage_parser
+from roofkit.cli import Run, progress, run_stage, say
 from roofkit.errors import MismatchError, MissingInputError, RoofError
 from roofkit.ledger import input_digests
 from roofkit.pairs import by_stem, check_grid, mask_files, pair_rasters, read_mask, read_probability
@@ -436,13 +454,7 @@ def evaluate(options: argparse.Namespace, run: Run) -> EvaluateReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("predictions", nargs="?", type=Path, metavar="PREDICTIONS", help="folder of predicted masks")
-    parser.add_argument("masks", nargs="?", type=Path, metavar="MASKS", help="folder of true masks")
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST.json", help="where the scores go")
-    parser.add_argument("--probabilities", type=Path, metavar="DIR", help="folder of roof probabilities")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="roof polygons, to tell apart roofs that touch")
-    return run_stage(parser, argv, evaluate)
+    return run_stage(parser(), argv, evaluate)
 
 
 if __name__ == "__main__":

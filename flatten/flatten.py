@@ -13,15 +13,33 @@ pixels of each file without replacement; which ones depends on the file's name a
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+from roofkit.addresses import path_or_address
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__, cluster=True)
+    made.add_argument("src", nargs="?", type=path_or_address, metavar="SRC", help="a raster or a folder of rasters")
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the table, .csv or .parquet")
+    made.add_argument("--sample", type=int, metavar="N", help="valid pixels of each file (default: settings)")
+    made.add_argument("--seed", type=int, metavar="N", help="which pixels are drawn")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 import hashlib
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,9 +48,8 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from roofkit.addresses import path_or_address
 from roofkit.artifacts import Outputs, fingerprint, streamed
-from roofkit.cli import Run, progress, run_stage, say, stage_parser
+from roofkit.cli import Run, progress, run_stage, say
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.raster import Pixels, Valid, all_valid, data_bands, open_raster, raster_digest, raster_files, read_pixels
 from roofkit.settings import FlattenArgs
@@ -541,12 +558,7 @@ def flatten(options: argparse.Namespace, run: Run) -> FlattenReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__, cluster=True)
-    parser.add_argument("src", nargs="?", type=path_or_address, metavar="SRC", help="a raster or a folder of rasters")
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the table, .csv or .parquet")
-    parser.add_argument("--sample", type=int, metavar="N", help="valid pixels of each file (default: settings)")
-    parser.add_argument("--seed", type=int, metavar="N", help="which pixels are drawn")
-    return run_stage(parser, argv, flatten)
+    return run_stage(parser(), argv, flatten)
 
 
 if __name__ == "__main__":

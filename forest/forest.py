@@ -9,16 +9,31 @@ predict/predict.py MODEL.skops SRC DST applies it, to frames and whole scenes.
 
 import argparse
 import sys
+from pathlib import Path
+
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__)
+    made.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="the .skops file to write")
+    made.add_argument("--seed", type=int, metavar="N", help="of the trees")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roofkit.cli import Run, run_stage, stage_parser
+from roofkit.cli import Run, run_stage
 from roofkit.settings import ForestArgs
 from roofkit.stopping import raise_if_stopped
 from roofkit.workers import cores
@@ -117,10 +132,7 @@ def forest(options: argparse.Namespace, run: Run) -> ForestReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="the .skops file to write")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the trees")
-    return run_stage(parser, argv, forest)
+    return run_stage(parser(), argv, forest)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,28 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+
+from roofkit.addresses import path_or_address
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__, cluster=True)
+    made.add_argument("frames", nargs="?", type=path_or_address, metavar="FRAMES", help="a frame or a folder of them")
+    made.add_argument("labels", nargs="?", type=Path, metavar="LABELS", help="a vector file or a folder of them")
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the masks")
+    made.add_argument("--where", metavar="SQL", help="which polygons are roofs, as ogr2ogr -where")
+    made.add_argument("--ignore", metavar="SQL", help="polygons of unknown class: invalid in the mask")
+    made.add_argument("--layer", metavar="NAME", help="the layer, where the file has several")
+    made.add_argument("--all-touched", action="store_true", default=None, help="every pixel that a polygon touches")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -17,7 +39,6 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
 from itertools import chain, count, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +50,9 @@ from rasterio.features import rasterize
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from roofkit.addresses import Address, path_or_address
+from roofkit.addresses import Address
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, progress, run_stage, say, stage_parser
+from roofkit.cli import Run, progress, run_stage, say
 from roofkit.drawing import fill
 from roofkit.errors import BadInputError, MismatchError
 from roofkit.ledger import check_input
@@ -55,7 +76,7 @@ from roofkit.raster import (
 )
 from roofkit.settings import MaskArgs, RasterArgs
 from roofkit.shards import share_of
-from roofkit.spill import Pieces, Spill, spilled
+from roofkit.spill import Pieces, Spill, spilled, spilled_elsewhere
 from roofkit.workers import ahead, cores, map_items, map_threads, started
 
 if TYPE_CHECKING:  # imported late: these would make --help and every worker process wait
@@ -298,6 +319,8 @@ def same_crs(wkt: str) -> rasterio.crs.CRS:
 
 def spill_in(dst: Path, run: Run) -> AbstractContextManager[Spill]:
     """The file through which polygons come to workers; the run of all frames is alone in the folder, and tidies up."""
+    if run.dry_run:
+        return spilled_elsewhere()
     if run.shard:
         return spilled(dst / f".mask.{run.shard}.polygons")
     return spilled(dst / ".mask.polygons", leftovers=".mask*.polygons")
@@ -491,15 +514,7 @@ def mask(options: argparse.Namespace, run: Run) -> MaskReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__, cluster=True)
-    parser.add_argument("frames", nargs="?", type=path_or_address, metavar="FRAMES", help="a frame or a folder of them")
-    parser.add_argument("labels", nargs="?", type=Path, metavar="LABELS", help="a vector file or a folder of them")
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the masks")
-    parser.add_argument("--where", metavar="SQL", help="which polygons are roofs, as ogr2ogr -where")
-    parser.add_argument("--ignore", metavar="SQL", help="polygons of unknown class: invalid in the mask")
-    parser.add_argument("--layer", metavar="NAME", help="the layer, where the file has several")
-    parser.add_argument("--all-touched", action="store_true", default=None, help="every pixel that a polygon touches")
-    return run_stage(parser, argv, mask)
+    return run_stage(parser(), argv, mask)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,34 @@ sizes differ by a hair (web tiles in degrees, rounded transforms) may drift as f
 
 import argparse
 import sys
+from pathlib import Path
+
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__)
+    made.add_argument("src", nargs="?", type=Path, metavar="SRC_DIR", help="the folder of tiles")
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST.tif", help="the mosaic")
+    made.add_argument(
+        "--method", choices=("last", "first", "max", "mean"), help="which tile counts where several overlap"
+    )
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from affine import Affine
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, progress, run_stage, stage_parser
+from roofkit.cli import Run, progress, run_stage
 from roofkit.errors import BadInputError, MismatchError, OutputError
 from roofkit.raster import (
     BLOCK,
@@ -303,13 +321,7 @@ def mosaic(options: argparse.Namespace, run: Run) -> MosaicReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("src", nargs="?", type=Path, metavar="SRC_DIR", help="the folder of tiles")
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST.tif", help="the mosaic")
-    parser.add_argument(
-        "--method", choices=("last", "first", "max", "mean"), help="which tile counts where several overlap"
-    )
-    return run_stage(parser, argv, mosaic)
+    return run_stage(parser(), argv, mosaic)
 
 
 if __name__ == "__main__":

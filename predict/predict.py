@@ -18,13 +18,51 @@ GeoTIFF for each block that holds a valid pixel, DST/<scene>.vrt over them, and 
 """
 
 import argparse
-import contextlib
 import sys
+from pathlib import Path
+
+from roofkit.addresses import path_or_address
+from roofkit.options import answer, number, stage_parser
+
+
+def threshold_of(text: str) -> str | float:
+    """An argparse type: auto or a number."""
+    return text if text == "auto" else number(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__, cluster=True)
+    made.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a trained model")
+    made.add_argument(
+        "src", nargs="?", type=path_or_address, metavar="SRC", help="a frame or scene, or a folder of them"
+    )
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the masks")
+    made.add_argument(
+        "--threshold", type=threshold_of, metavar="auto|P", help="from this probability on a pixel is roof"
+    )
+    made.add_argument("--overlap", type=float, metavar="SHARE", help="share of a window that neighbours share")
+    made.add_argument(
+        "--flips", action=argparse.BooleanOptionalAction, help="average over flips and quarter turns: better, slower"
+    )
+    made.add_argument(
+        "--probabilities",
+        type=Path,
+        metavar="DIR",
+        help="write roof probabilities there; without SRC into DIR/predictions and DIR/map, beside the default",
+    )
+    made.add_argument("--vectors", type=Path, metavar="FILE", help="write roofs as polygons there")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +70,9 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from roofkit.addresses import path_or_address
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.blocks import block_name, blocks_of, write_item, write_vrt
-from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
+from roofkit.cli import Run, progress, run_stage, say
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metres, save_pieces, to_footprints
 from roofkit.ledger import input_digest
@@ -53,6 +90,7 @@ from roofkit.raster import (
     read_valid,
     windows,
 )
+from roofkit.rehearsal import Rehearsed
 from roofkit.settings import PredictArgs, RasterArgs
 from roofkit.shards import share_of
 from roofkit.vectors import check_suffix, write_features
@@ -229,7 +267,7 @@ class _Job:
             )
             stack.enter_context(outputs)
             names = {f"{name}{suffix}": key for name, key in self.keys.items()}
-            self.todo |= {name.removesuffix(suffix) for name in outputs.plan(names | extra) if name in names}
+            self.todo |= {name.removesuffix(suffix) for name in outputs.plan(names | extra, more=True) if name in names}
             return outputs, suffix
 
         over = {f"{path.stem}.vrt": key for path, key in self.mosaics.items()}
@@ -276,6 +314,12 @@ class _Job:
             return
         write_item(self.targets.masks / f"{path.stem}.json", path, grid, [*self.targets.probabilities])
         self.masks.record(f"{path.stem}.json", key)
+
+    def plan_vectors(self) -> None:
+        """What a dry run says of the polygons."""
+        if self.targets.vectors and not self.run.shard:
+            with contextlib.suppress(Rehearsed):
+                self._write_vectors(self.targets.vectors)
 
     def _write_vectors(self, path: Path) -> dict[str, int]:
         """Write the polygons of all rasters, from the pieces of their blocks; what there is to say of them."""
@@ -332,6 +376,9 @@ def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *
     with contextlib.ExitStack() as stack:
         job.open(stack)
         todo = [block for block in job.blocks if block.name in job.todo]
+        if run.dry_run:
+            job.plan_vectors()
+            return _report(job, len(todo), {})
         done = stack.enter_context(contextlib.closing(_predicted(todo, job)))
         for block, tally in zip(todo, progress(done, len(todo), "predict", quiet=run.quiet)):
             job.record(block, tally)
@@ -466,34 +513,9 @@ def _footprints(scenes: list[Path], path: Path) -> Path | None:
     return path
 
 
-def threshold_of(text: str) -> str | float:
-    """An argparse type: auto or a number."""
-    return text if text == "auto" else number(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__, cluster=True)
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a trained model")
-    parser.add_argument(
-        "src", nargs="?", type=path_or_address, metavar="SRC", help="a frame or scene, or a folder of them"
-    )
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the masks")
-    parser.add_argument(
-        "--threshold", type=threshold_of, metavar="auto|P", help="from this probability on a pixel is roof"
-    )
-    parser.add_argument("--overlap", type=float, metavar="SHARE", help="share of a window that neighbours share")
-    parser.add_argument(
-        "--flips", action=argparse.BooleanOptionalAction, help="average over flips and quarter turns: better, slower"
-    )
-    parser.add_argument(
-        "--probabilities",
-        type=Path,
-        metavar="DIR",
-        help="write roof probabilities there; without SRC into DIR/predictions and DIR/map, beside the default",
-    )
-    parser.add_argument("--vectors", type=Path, metavar="FILE", help="write roofs as polygons there")
-    return run_stage(parser, argv, predict)
+    return run_stage(parser(), argv, predict)
 
 
 if __name__ == "__main__":

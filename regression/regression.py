@@ -10,16 +10,31 @@ predict/predict.py MODEL.skops SRC DST applies it, to frames and whole scenes.
 
 import argparse
 import sys
+from pathlib import Path
+
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__)
+    made.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="the .skops file to write")
+    made.add_argument("--seed", type=int, metavar="N", help="of the folds")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roofkit.cli import Run, run_stage, say, stage_parser
+from roofkit.cli import Run, run_stage, say
 from roofkit.errors import SettingsError
 from roofkit.settings import RegressionArgs
 from roofkit.stopping import raise_if_stopped
@@ -144,10 +159,7 @@ def regression(options: argparse.Namespace, run: Run) -> RegressionReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="the .skops file to write")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the folds")
-    return run_stage(parser, argv, regression)
+    return run_stage(parser(), argv, regression)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,27 @@ how large they may be. With predict_args.scene_probabilities the whole map follo
 
 import argparse
 import sys
+from pathlib import Path
+
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__)
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST.html", help="where the page goes")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from roofkit.artifacts import Outputs, committed, fingerprint, read_runs
-from roofkit.cli import Run, run_stage, say, stage_parser
+from roofkit.cli import Run, run_stage, say
 from roofkit.errors import MissingInputError, OutputError, RoofError
 from roofkit.ledger import input_digests
 from roofkit.paths import Paths, find_labels, holds_files
@@ -167,9 +181,7 @@ def report(options: argparse.Namespace, run: Run) -> ReportReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST.html", help="where the page goes")
-    return run_stage(parser, argv, report)
+    return run_stage(parser(), argv, report)
 
 
 if __name__ == "__main__":

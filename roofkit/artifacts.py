@@ -28,10 +28,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TextIO
 
-from roofkit.cli import say
+from roofkit.cli import detail, say
 from roofkit.errors import BadInputError, LockedError, OutputError
 from roofkit.fence import check_names, check_place, open_plain
 from roofkit.ledger import digest, line_of, read_ledger
+from roofkit.rehearsal import Plan, Rehearsed, forbid, is_rehearsal, note
 from roofkit.shards import Shard
 
 PART = ".part-"
@@ -64,6 +65,7 @@ def committed(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The disk is full, or the folder cannot be written to.
     """
+    forbid(path)
     part = path.with_name(f"{PART}{attempt.get()}{'~' * bool(attempt.get())}{path.name}")
     try:
         with _disk_errors(path):
@@ -191,6 +193,8 @@ def read_runs(path: Path) -> dict[str, dict[str, float]]:
 class Outputs:
     """What one stage writes to one folder: locked while at work, with a ledger of what is finished.
 
+    A dry run leaves the folder as it is, locks nothing, and ends with the plan.
+
     Use it as a context manager. `folder` is the output folder, or the folder of a single output file.
 
     Args:
@@ -229,6 +233,9 @@ class Outputs:
     def __enter__(self) -> "Outputs":
         try:
             check_place(self.folder / self._stem)
+            if is_rehearsal():
+                self._check_folder()
+                return self._read()
             with _disk_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
             self._held.append(_Lock(self.folder / f"{self._stem}.lock", shared=bool(self.shard)))
@@ -243,6 +250,19 @@ class Outputs:
         except (LockedError, OutputError):
             self._unlock()
             raise
+        return self._read()
+
+    def _check_folder(self) -> None:
+        """Raise what making the folder would raise, or writing to it."""
+        place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        if not place.is_dir():
+            number = errno.EEXIST if place == self.folder else errno.ENOTDIR
+            raise OSError(number, os.strerror(number), str(self.folder))
+        if not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
+
+    def _read(self) -> "Outputs":
+        """What earlier runs finished, or had set out to write."""
         for ledger in self._ledgers():
             found = read_ledger(ledger)
             self._records |= found.records
@@ -255,7 +275,8 @@ class Outputs:
         if self._log:
             with contextlib.suppress(OSError):  # on a full disk: what it held is not finished, and will be made again
                 self._log.close()
-        _remove_parts(self.folder, self._planned)
+        if not is_rehearsal():
+            _remove_parts(self.folder, self._planned)
         self._unlock()
 
     def _unlock(self) -> None:
@@ -270,12 +291,18 @@ class Outputs:
     def _of_shards(self, suffix: str) -> list[Path]:
         """Ledgers or locks of shards."""
         names = re.compile(rf"{re.escape(self._stem)}\.\d+of\d+\.{re.escape(suffix)}")
-        return sorted(path for path in self.folder.iterdir() if names.fullmatch(path.name))
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(path for path in found if names.fullmatch(path.name))
 
-    def plan(self, keys: Mapping[str, str]) -> list[str]:
+    def plan(self, keys: Mapping[str, str], *, more: bool = False) -> list[str]:
         """The names still to be made, out of `keys` (name of an artifact relative to the folder → its key).
 
         Artifacts that an earlier run made and that are no longer in the plan are removed, but not by a shard.
+        A dry run ends here.
+
+        Args:
+            keys: What this run is to make.
+            more: There are more outputs, so that a dry run goes on; the stage then ends it before its work.
 
         Raises:
             OutputError: A file is in the way that this stage did not write, or that was changed since.
@@ -286,6 +313,11 @@ class Outputs:
         if not self.overwrite:
             for name in (*todo, *sorted(gone & set(self._records))):
                 self._check_free(name)
+        if is_rehearsal():
+            self._note(todo, set(keys), gone)
+            if more:
+                return todo
+            raise Rehearsed
         _remove_parts(self.folder, self._planned | set(todo))
         for name in gone:
             self._remove(name)
@@ -294,7 +326,17 @@ class Outputs:
         self._planned, self._mine = set(todo), set(keys)
         self._rewrite()
         self._tell_edited()
+        for name in sorted(self._mine - self._planned):
+            detail(f"kept {self.folder / name}")
         return todo
+
+    def _note(self, todo: Collection[str], wanted: set[str], gone: set[str]) -> None:
+        """Note the plan of a dry run."""
+        there = {name for name in todo if (self.folder / name).exists()}
+        removed = sorted(name for name in gone if (self.folder / name).exists() and not self._stays(name))
+        keep = sorted(wanted - set(todo))
+        make, redo = ([name for name in todo if (name in there) == known] for known in (False, True))
+        note(Plan(self.folder, tuple(make), tuple(redo), tuple(keep), tuple(removed)))
 
     def _is_kept(self, name: str, key: str) -> bool:
         """Whether `name` is finished, or was changed by hand and is to be kept: then it is noted as it is now."""
@@ -311,10 +353,14 @@ class Outputs:
 
     def _remove(self, name: str) -> None:
         """Remove an artifact that is not made any more; one that was changed by hand stays where such are kept."""
+        if not self._stays(name):
+            detail(f"removed {self.folder / name}")
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _stays(self, name: str) -> bool:
+        """Whether an artifact that is not made any more was changed by hand, and such are kept."""
         record, path = self._records.get(name), self.folder / name
-        if self.keep_edits and record and path.is_file() and _is_edited(record, digest(path)):
-            return
-        path.unlink(missing_ok=True)
+        return bool(self.keep_edits and record and path.is_file() and _is_edited(record, digest(path)))
 
     def record(self, name: str, key: str, *, sha256: str | None = None, **facts: Any) -> None:
         """Note that `name` is finished, with facts that a later run reports without looking at the artifact again.
@@ -328,6 +374,7 @@ class Outputs:
                 self._log = open_plain(self._ledger)
             self._log.write(line_of(entry))
             self._log.flush()
+        detail(f"made {self.folder / name}")
 
     def leave_out(self, name: str) -> None:
         """Note that `name` is not to exist, and remove what an earlier run made of it."""
@@ -362,6 +409,9 @@ class Outputs:
 
     def finish(self) -> None:
         """Put the ledger in its final form: sorted, nothing planned, those of shards taken over."""
+        if is_rehearsal():  # without a plan: all was finished before
+            note(Plan(self.folder, keep=tuple(self.names())))
+            raise Rehearsed
         _remove_parts(self.folder, self._planned)  # of workers that were lost, whose tasks others did
         self._planned = set()
         self._rewrite()

@@ -1,30 +1,39 @@
-"""What every script's command line shares: the common options, the report, the exit status.
+"""What every script's run shares: the project, the report, the exit status.
 
-A script makes its parser with `stage_parser`, adds its own options, and hands both to `run_stage`.
+A script makes its parser with `roofkit.options.stage_parser`, adds its own options, and hands both to `run_stage`.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from roofkit.addresses import check_addresses
 from roofkit.errors import RoofError
 from roofkit.fence import enclose
 from roofkit.heeded import heed
-from roofkit.paths import ROOT, Paths, project_paths
+from roofkit.paths import Paths, project_paths
+from roofkit.rehearsal import Plan, rehearsal
+from roofkit.root import base_of
 from roofkit.settings import Block, Settings, check_settings, load_settings
-from roofkit.shards import Shard, shard_of
+from roofkit.shards import Shard
 from roofkit.stopping import INTERRUPTED, PATIENCE, TERMINATED, Terminated, stopping
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Item = TypeVar("Item")
 AnyBlock = TypeVar("AnyBlock", bound=Block)
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
+COLUMNS = ("make", "redo", "keep", "remove")  # of the table of a dry run: fields of Plan
+COLOURS = {"error": "1;31", "warning": "33"}  # ANSI
+_verbose_since = 0.0  # on the clock of `time.monotonic`; 0: not verbose
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Run:
     scheduler: str | None = None
     shard: Shard | None = None
     keep_edits: bool = False
+    dry_run: bool = False
 
     def block(self, name: str, options: dict[str, Any]) -> Any:
         """A settings block in which options that were given on the command line replace the file's values.
@@ -52,55 +62,6 @@ class Run:
         values[name] |= given
         where = Path(" ".join(f"--{key.replace('_', '-')}" for key in given)) if given else self.settings_path
         return getattr(check_settings(values, where), name)
-
-
-def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.ArgumentParser:
-    """A parser with the script's docstring as help and the options that all scripts have.
-
-    Args:
-        doc: The script's docstring.
-        cluster: The stage's tasks may run on a cluster, or in shards, and its rasters may be addresses.
-    """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    common = parser.add_argument_group("options of every script")
-    common.add_argument(
-        "--settings", type=Path, default=ROOT / "settings.json", metavar="FILE", help="default: settings.json"
-    )
-    common.add_argument("--data", type=Path, metavar="DIR", help="the data folder, instead of the one in settings")
-    common.add_argument(
-        "--results", type=Path, metavar="DIR", help="the results folder, instead of the one in settings"
-    )
-    redone = common.add_mutually_exclusive_group()
-    redone.add_argument("--overwrite", action="store_true", help="redo what is finished")
-    redone.add_argument("--keep-edits", action="store_true", help="keep outputs that you changed by hand")
-    common.add_argument("--workers", type=positive, metavar="N", help="processes on this machine (default: all cores)")
-    if cluster:
-        common.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on that Dask cluster instead")
-        common.add_argument(
-            "--shard", type=shard_of, metavar="I/N", help="do the I-th of N shares; then run once without it"
-        )
-        common.add_argument(
-            "--allow-addresses", action="store_true", help="rasters may be https://, s3:// or gs:// addresses"
-        )
-    common.add_argument("--json", action="store_true", help="end stdout with the report as one line of JSON")
-    common.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
-    return parser
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
-
-
-def number(text: str) -> float:
-    """An argparse type: a number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a known word") from None
 
 
 def run_stage(
@@ -116,9 +77,15 @@ def run_stage(
     options = parser.parse_args(argv)
 
     def stage(options: argparse.Namespace) -> int:
-        started = time.monotonic()
-        report = work(options, start_run(options))
-        _show(report, options, work.__name__, time.monotonic() - started)
+        started, name = time.monotonic(), work.__name__
+        run = start_run(options)
+        if run.dry_run:
+            report = None
+            with rehearsal() as plans:
+                report = work(options, run)
+            _show_plans(plans, report, options, name, time.monotonic() - started)
+        else:
+            _show(work(options, run), options, name, time.monotonic() - started)
         return DONE
 
     return checked(stage, options, work.__name__)
@@ -139,6 +106,9 @@ def checked(
     except MemoryError as error:
         what = f"not enough memory ({error or 'out of memory'})"
         return _fail(f"{name}: {what}; expected a smaller task. Lower sizes in the settings, or use --workers 1.")
+    except ModuleNotFoundError as error:
+        advice = 'Run ./setup.sh, or python -m pip install "roof-classify[cpu]" (or gpu; openvino, cluster, s3).'
+        return _fail(f"{error.name}: not installed; expected what {name} needs. {advice}")
     except KeyboardInterrupt:
         return INTERRUPTED
     except Terminated:
@@ -150,18 +120,19 @@ def start_run(options: argparse.Namespace) -> Run:
     check_addresses(options)
     settings = load_settings(options.settings)
     heed(settings.raster_args.sidecars)
-    base = options.settings.resolve().parent
-    paths = project_paths(settings, base, options.data, options.results)
+    paths = project_paths(settings, base_of(options.settings), options.data, options.results)
     enclose(paths.data, paths.results)
     where: dict[str, Any] = {name: getattr(options, name, None) for name in ("scheduler", "shard")}
     if where["scheduler"]:  # whose workers run in folders of their own
         vars(options).update({k: value.absolute() for k, value in vars(options).items() if isinstance(value, Path)})
     how = (options.overwrite, options.workers, options.quiet)
-    return Run(settings, paths, options.settings, *how, **where, keep_edits=options.keep_edits)
+    if options.verbose:
+        _tell_all(options.settings, paths)
+    return Run(settings, paths, options.settings, *how, **where, keep_edits=options.keep_edits, dry_run=options.dry_run)
 
 
 def _fail(line: str) -> int:
-    print(f"error: {_shown(line)}", file=sys.stderr)
+    print(_marked(f"error: {_shown(line)}"), file=sys.stderr)
     return FAILED
 
 
@@ -174,14 +145,42 @@ def _show(report: Any, options: argparse.Namespace, stage: str, seconds: float) 
         print(json.dumps(line, default=str, allow_nan=False), flush=True)
 
 
+def _show_plans(plans: Sequence[Plan], report: Any, options: argparse.Namespace, stage: str, seconds: float) -> None:
+    """Show what a dry run found: how many files of each folder, with -v their names."""
+    if not options.quiet:
+        from rich.table import Table
+
+        table = Table("where", *COLUMNS, title=f"{stage}: dry run, nothing is written", title_justify="left")
+        for plan in plans:
+            names = {column: getattr(plan, column) for column in COLUMNS}
+            files = [str(plan.folder / name) for listed in names.values() for name in listed]
+            table.add_row(files[0] if len(files) == 1 else str(plan.folder), *(f"{len(n):,}" for n in names.values()))
+            for column, listed in names.items():
+                for name in listed:
+                    detail(f"{column} {plan.folder / name}")
+        console().print(table)
+        if getattr(report, "dry_run", False):
+            _summary(stage, dataclasses.asdict(report), seconds)
+    if options.json:
+        values = dataclasses.asdict(report) if report else {}
+        line = {"stage": stage, "seconds": round(seconds, 3), **values, "dry_run": True}
+        print(json.dumps({**line, "planned": [vars(plan) for plan in plans]}, default=str), flush=True)
+
+
 def _summary(stage: str, values: dict[str, Any], seconds: float) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{stage}: done in {seconds:.1f} s", title_justify="left", show_header=False)
     for name, value in values.items():
         table.add_row(name.replace("_", " "), _readable(value))
-    Console().print(table)
+    console().print(table)
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Where tables and bars go: styled on a terminal, unless the environment has NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, color_system=None if os.environ.get("NO_COLOR") else "auto")
 
 
 def _readable(value: Any) -> str:
@@ -199,7 +198,35 @@ def _readable(value: Any) -> str:
 
 def say(line: str) -> None:
     """One line to the user, on stderr so that it never mixes with a report."""
-    print(_shown(line), file=sys.stderr, flush=True)
+    print(_marked(_shown(line)), file=sys.stderr, flush=True)
+
+
+def detail(line: str) -> None:
+    """A line for who asked for all of them (`--verbose`), with the seconds since the start."""
+    if is_verbose():
+        say(f"{time.monotonic() - _verbose_since:8.2f} s  {line}")
+
+
+def is_verbose() -> bool:
+    """Whether the user asked for every line."""
+    return _verbose_since > 0
+
+
+def _tell_all(settings: Path, paths: Paths) -> None:
+    """From now on say every detail, beginning with what this is, and show the warnings of libraries."""
+    global _verbose_since
+    import logging
+    import platform
+    from importlib.metadata import version
+
+    import rasterio
+
+    _verbose_since = time.monotonic()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(levelname)s: %(message)s")
+    libraries = [f"{name} {version(name)}" for name in ("roof-classify", "numpy", "rasterio")]
+    python, gdal = platform.python_version(), rasterio.__gdal_version__
+    detail(", ".join([*libraries, f"GDAL {gdal}", f"Python {python}"]))
+    detail(f"settings {settings}, data {paths.data}, results {paths.results}")
 
 
 def _shown(line: str) -> str:
@@ -207,14 +234,32 @@ def _shown(line: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in " ".join(line.split()))
 
 
+def _marked(line: str) -> str:
+    """The line with its first word in colour where it is a warning or an error, and stderr a terminal that can."""
+    kind, colon, rest = line.partition(":")
+    if kind not in COLOURS or not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return line
+    return f"\x1b[{COLOURS[kind]}m{kind}{colon}\x1b[0m{rest}"
+
+
 def progress(items: Iterable[Item], total: int, label: str, *, quiet: bool = False) -> Iterator[Item]:
-    """The items, with a bar on stderr when that is a terminal."""
+    """The items, with a bar on stderr when that is a terminal: how many, how many a second, the time left."""
     if quiet or not sys.stderr.isatty():
         yield from items
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, total=total, description=label)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
+    with Progress(*columns, TimeRemainingColumn(), console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total, rate="")
+        for item in items:
+            yield item
+            bar.advance(task)
+            bar.update(task, rate=_rate(bar.tasks[task].speed))
+
+
+def _rate(speed: float | None) -> str:
+    """Items a second, or a minute where they are slow."""
+    if not speed:
+        return ""
+    return f"{speed:.3g}/s" if speed >= 1 else f"{60 * speed:.2g}/min"

@@ -7,7 +7,6 @@ from pathlib import Path, PurePath
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.settings import PathArgs, Settings
 
-ROOT = Path(__file__).resolve().parent.parent
 IN_RESULTS = (
     "history", "logs", "predictions", "probabilities", "map", "map_probabilities", "footprints",
     "metrics", "run", "report",

@@ -9,6 +9,7 @@ the next run.
 """
 
 import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -110,6 +111,13 @@ def spilled(path: Path, *, leftovers: str = "") -> Iterator[Spill]:
             yield Spill(path, file)
     finally:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def spilled_elsewhere() -> Iterator[Spill]:
+    """A new file of shapes in the system's folder for such files: for a dry run, which draws nothing of them."""
+    with tempfile.TemporaryDirectory() as folder, spilled(Path(folder) / "polygons") as spill:
+        yield spill
 
 
 def _read_piece(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:

@@ -7,22 +7,11 @@ What each stage took, when it last had work to do, is kept in results/run.json.
 """
 
 import argparse
-import contextlib
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from roofkit.artifacts import read_runs, write_json
-from roofkit.cli import DONE, checked, say, stage_parser, start_run
-from roofkit.errors import MissingInputError, SettingsError
-from roofkit.paths import ROOT, Paths, find_labels, holds_files
+from roofkit.options import answer, stage_parser
+from roofkit.root import ROOT, default_settings
 
 
 @dataclass(frozen=True)
@@ -50,10 +39,46 @@ STAGES = (
     Stage("evaluate", ("predictions", "val_masks"), ("metrics",)),
     Stage("report", (), ("report",)),  # of whatever there is
 )
-STAGE_ENDS = 4.0  # seconds that a stage has to end in after a signal; it takes 3 at most
-PATIENCE = 4.5
 NAMES = tuple(stage.name for stage in STAGES)
 ON_CLUSTERS = ("chip", "mask", "flatten", "predict")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: one flag for each stage, and the options of every script."""
+    made = stage_parser(__doc__)
+    made.set_defaults(settings=None)
+    made.add_argument("--prod", action="store_true", help="read settings.json, not settings.dev.json")
+    for stage in STAGES:
+        made.add_argument(f"--{stage.name}", action="store_true", help=f"run {stage.name}/{stage.name}.py")
+    made.add_argument(
+        "--scheduler", metavar="tcp://HOST:PORT", help=f"run {', '.join(ON_CLUSTERS)} on that Dask cluster"
+    )
+    made.add_argument("--from", dest="from_stage", choices=NAMES, metavar="STAGE", help="leave out what comes before")
+    made.add_argument("--until", dest="until_stage", choices=NAMES, metavar="STAGE", help="leave out what comes after")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from roofkit.artifacts import read_runs, write_json
+from roofkit.cli import DONE, checked, console, say, start_run
+from roofkit.errors import MissingInputError, SettingsError
+from roofkit.paths import Paths, find_labels, holds_files
+
+STAGE_ENDS = 4.0  # seconds that a stage has to end in after a signal; it takes 3 at most
+PATIENCE = 4.5
 MAKER = {name: stage for stage in STAGES for name in stage.writes}
 
 
@@ -119,7 +144,11 @@ def command(stage: str, options: argparse.Namespace) -> list[str]:
         line += [f"--{name}", str(value)] if value is not None else []
     if options.scheduler and stage in ON_CLUSTERS:
         line += ["--scheduler", options.scheduler]
-    line += [f"--{name}" for name in ("overwrite", "keep-edits", "quiet") if getattr(options, name.replace("-", "_"))]
+    line += [
+        f"--{name}"
+        for name in ("overwrite", "keep-edits", "quiet", "verbose")
+        if getattr(options, name.replace("-", "_"))
+    ]
     return [*line, "--json"]
 
 
@@ -210,34 +239,17 @@ def run_stages(names: Sequence[str], options: argparse.Namespace, runs: Path) ->
 
 def show(done: list[Done]) -> None:
     """Print the table of what was done."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("stage", "wrote", "seconds", "peak MB")
     for row in done:
         table.add_row(row.stage, row.wrote, f"{row.seconds:.1f}", f"{row.peak_mb:.0f}")
-    Console().print(table)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line: one flag for each stage, and the options of every script."""
-    made = stage_parser(__doc__)
-    made.set_defaults(settings=None)
-    made.add_argument("--prod", action="store_true", help="read settings.json, not settings.dev.json")
-    for stage in STAGES:
-        made.add_argument(f"--{stage.name}", action="store_true", help=f"run {stage.name}/{stage.name}.py")
-    made.add_argument(
-        "--scheduler", metavar="tcp://HOST:PORT", help=f"run {', '.join(ON_CLUSTERS)} on that Dask cluster"
-    )
-    made.add_argument("--from", dest="from_stage", choices=NAMES, metavar="STAGE", help="leave out what comes before")
-    made.add_argument("--until", dest="until_stage", choices=NAMES, metavar="STAGE", help="leave out what comes after")
-    made.add_argument("--dry-run", action="store_true", help="print the commands and stop")
-    return made
+    console().print(table)
 
 
 def local(options: argparse.Namespace) -> int:
     """Run what the options ask for; the exit status."""
-    options.settings = options.settings or ROOT / ("settings.json" if options.prod else "settings.dev.json")
+    options.settings = options.settings or default_settings("settings.json" if options.prod else "settings.dev.json")
     paths = start_run(options).paths
     plan = complete(chosen(options, paths), paths)
     for name, reason in plan.items():

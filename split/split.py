@@ -11,14 +11,34 @@ roof. A training chip that shares ground with a validation chip is left out, and
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__)
+    made.add_argument("frames", nargs="?", type=Path, metavar="FRAMES", help="a folder of chips")
+    made.add_argument("masks", nargs="?", type=Path, metavar="MASKS", help="a folder of their masks")
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the four folders")
+    made.add_argument("--val-fraction", type=float, metavar="SHARE", help="share of valid pixels that validates")
+    made.add_argument("--by", choices=("block", "random", "scene"), help="what is kept together")
+    made.add_argument("--block-size", type=int, metavar="N", help="chips along the side of a block")
+    made.add_argument("--seed", type=int, metavar="N", help="another number, another choice")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 import csv
 import io
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +48,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
 from roofkit.artifacts import Outputs, committed, fingerprint
-from roofkit.cli import Run, progress, run_stage, stage_parser
+from roofkit.cli import Run, progress, run_stage
 from roofkit.errors import BadInputError, OutputError, SettingsError
 from roofkit.ledger import digest, input_digest
 from roofkit.pairs import check_grid, mask_files, pair_rasters, place_of, read_mask
@@ -482,15 +502,7 @@ def split(options: argparse.Namespace, run: Run) -> SplitReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("frames", nargs="?", type=Path, metavar="FRAMES", help="a folder of chips")
-    parser.add_argument("masks", nargs="?", type=Path, metavar="MASKS", help="a folder of their masks")
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST", help="the folder for the four folders")
-    parser.add_argument("--val-fraction", type=float, metavar="SHARE", help="share of valid pixels that validates")
-    parser.add_argument("--by", choices=("block", "random", "scene"), help="what is kept together")
-    parser.add_argument("--block-size", type=int, metavar="N", help="chips along the side of a block")
-    parser.add_argument("--seed", type=int, metavar="N", help="another number, another choice")
-    return run_stage(parser, argv, split)
+    return run_stage(parser(), argv, split)
 
 
 if __name__ == "__main__":

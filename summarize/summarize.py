@@ -12,14 +12,30 @@ values.
 """
 
 import argparse
-import re
 import sys
+from pathlib import Path
+
+from roofkit.options import answer, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__)
+    made.add_argument("src", nargs="?", type=Path, metavar="SRC", help="a raster, a folder of them, or a pixel table")
+    made.add_argument("dst", nargs="?", type=Path, metavar="DST_DIR", help="the folder for pictures and summary")
+    made.add_argument("--bins", type=int, metavar="N", help="bars of a histogram, at most (default: 256)")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +43,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, committed, fingerprint, write_json
-from roofkit.cli import Run, progress, run_stage, stage_parser
+from roofkit.cli import Run, progress, run_stage
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
 from roofkit.ledger import input_digest
 from roofkit.raster import (
@@ -731,11 +747,7 @@ def summarize(options: argparse.Namespace, run: Run) -> SummarizeReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("src", nargs="?", type=Path, metavar="SRC", help="a raster, a folder of them, or a pixel table")
-    parser.add_argument("dst", nargs="?", type=Path, metavar="DST_DIR", help="the folder for pictures and summary")
-    parser.add_argument("--bins", type=int, metavar="N", help="bars of a histogram, at most (default: 256)")
-    return run_stage(parser, argv, summarize)
+    return run_stage(parser(), argv, summarize)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import pytest
 
 from roofkit.artifacts import read_runs
 from roofkit.errors import BadInputError
-from roofkit.paths import ROOT, project_paths
+from roofkit.paths import project_paths
+from roofkit.root import ROOT
 from roofkit.settings import Settings
 from run.local import (
     NAMES,

@@ -10,20 +10,36 @@ will take; after the first epoch it checks the network, and stops where no furth
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+from roofkit.options import answer, positive, stage_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = stage_parser(__doc__)
+    made.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="the .h5 or .keras file to write")
+    made.add_argument("--resume", action="store_true", help="continue a training that was stopped")
+    made.add_argument("--epochs", type=positive, metavar="N", help="at most so many epochs")
+    return made
+
+
+if __name__ == "__main__":
+    answer(parser())
+
 import collections
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from roofkit.artifacts import Outputs, committed, fingerprint
-from roofkit.cli import Run, positive, run_stage, say, stage_parser
+from roofkit.cli import Run, run_stage, say
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, OutputError, SettingsError
 from roofkit.ledger import input_digest
 from roofkit.paths import Paths
@@ -552,11 +568,7 @@ def train(options: argparse.Namespace, run: Run) -> TrainReport:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line; its exit status."""
-    parser = stage_parser(__doc__)
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="the .h5 or .keras file to write")
-    parser.add_argument("--resume", action="store_true", help="continue a training that was stopped")
-    parser.add_argument("--epochs", type=positive, metavar="N", help="at most so many epochs")
-    return run_stage(parser, argv, train)
+    return run_stage(parser(), argv, train)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from roofkit.cli import is_verbose
+
 
 def start_keras() -> ModuleType:
     """Keras, imported and with its backend ready; quick when it is already.
@@ -16,9 +18,9 @@ def start_keras() -> ModuleType:
     Operations are deterministic (the same training gives the same weights), unless the environment says otherwise.
     """
     if "keras" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if is_verbose() else "3")
         os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
-        with _silent_stderr():
+        with contextlib.nullcontext() if is_verbose() else _silent_stderr():
             import keras
 
             keras.ops.ones(1)
