@@ -10,8 +10,9 @@ import pytest
 import rasterio
 from hypothesis import given, settings, strategies
 from rasterio.windows import Window
+from rio_cogeo.cogeo import cog_validate
 
-from predict.predict import Block, Tally, Targets, main, predict_block
+from predict.predict import Block, Targets, main, predict_block
 from roofkit.errors import MismatchError, MissingInputError
 from roofkit.settings import PredictArgs, RasterArgs
 from unet.predictor import NetworkPredictor, blend_weights, mirrored, parts, starts, turned, turned_back
@@ -155,7 +156,9 @@ def test_invalid_pixels_are_0_and_invalid(make_raster, tmp_path):
     assert (mask[:, 7:] == 255).all()
     assert valid[:, 7:].all()
     assert not read(tmp_path / "p" / "scene.tif")[0][:, :7].any()
-    assert tally == Tally(valid=40 * 43, roof=40 * 43, highest=pytest.approx(200 / 255))
+    count, share = 40 * 43, pytest.approx(200 / 255)
+    assert (tally.valid, tally.roof, tally.lowest, tally.highest) == (count, count, share, share)
+    assert (tally.total / count, tally.squares / count) == (share, pytest.approx((200 / 255) ** 2))
 
 
 def test_two_classes_and_channels_first(make_raster, tmp_path):
@@ -395,6 +398,35 @@ def test_a_map_in_blocks_is_the_map(fake_model, make_raster, tmp_path, capsys):
     assert main(line) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["made"] <= 1  # the block of which nothing is
     assert contents(tmp_path / "out") == before
+
+
+def map_facts(path):
+    """Description, colours of 0 and 255, and what the statistics in a file say beside what its pixels do."""
+    with rasterio.open(path) as src:
+        pixels, table = src.read(1, masked=True).astype(float), {}
+        if src.colorinterp[0].name == "palette":
+            table = src.colormap(1)
+        stored = [float(src.tags(1)[f"STATISTICS_{key}"]) for key in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV")]
+        found = [pixels.min(), pixels.max(), pixels.mean(), pixels.std()]
+        np.testing.assert_allclose(stored, found, rtol=1e-5, atol=1e-6)
+        return src.descriptions[0], table.get(0), table.get(255)
+
+
+def test_rasters_show_themselves(fake_model, make_raster, tmp_path):
+    path = make_raster(town(), nodata=0)
+    line = [fake_model, str(path)]
+    assert main([*line, str(tmp_path / "m"), "--probabilities", str(tmp_path / "p"), "--quiet"]) == 0
+    blocks = [str(tmp_path / "bm"), "--probabilities", str(tmp_path / "bp"), *block_settings(tmp_path)]
+    assert main([*line, *blocks]) == 0
+    masks = [tmp_path / "m/scene.tif", *tmp_path.glob("bm/scene/*.tif"), tmp_path / "bm/scene.vrt"]
+    probabilities = [tmp_path / "p/scene.tif", *tmp_path.glob("bp/scene/*.tif"), tmp_path / "bp/scene.vrt"]
+    assert len(masks) == len(probabilities) == 10
+    for path in [*masks, *probabilities]:
+        about = ("metal roof", (235, 235, 235, 255), (213, 94, 0, 255))
+        assert map_facts(path) == (about if path in masks else ("roof probability", None, None))
+        if path.suffix == ".tif":
+            assert cog_validate(str(path), strict=True, quiet=True) == (True, [], [])
+    assert not list(tmp_path.rglob("*.aux.xml"))
 
 
 def contents(folder):
