@@ -37,7 +37,14 @@ from roofkit.addresses import path_or_address
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.blocks import Band, block_name, blocks_of, write_item, write_vrt
 from roofkit.cli import Run, number, progress, run_stage, say, stage_parser
-from roofkit.display import MASK_BAND, MASK_COLOURS, PROBABILITY_BAND, mask_statistics, value_statistics
+from roofkit.display import (
+    MASK_BAND,
+    MASK_COLOURS,
+    PROBABILITY_BAND,
+    footprint_style,
+    mask_statistics,
+    value_statistics,
+)
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metres, save_pieces, to_footprints
 from roofkit.ledger import input_digest
@@ -333,7 +340,7 @@ class _Job:
             found.append(roofs.features)
             counts = {name: count + getattr(roofs, name) for name, count in counts.items()}
         features = gather(found)
-        write_features(path, features)
+        write_features(path, features, key="id", style=footprint_style())
         return {"footprints": len(features), **counts}
 
 

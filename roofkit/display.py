@@ -52,3 +52,41 @@ def value_statistics(span: tuple[float, float], sums: tuple[float, float], valid
     mean = sums[0] / valid
     deviation = math.sqrt(max(0.0, sums[1] / valid - mean**2))
     return Statistics(*span, mean, deviation, valid / pixels).tags()
+
+
+SHADES = {0.0: (253, 208, 162), 0.5: (253, 174, 107), 0.7: (241, 137, 60), 0.8: (217, 102, 20), 0.9: (166, 62, 3)}
+"""From which mean probability on a footprint has which colour: about ColorBrewer's oranges."""
+LINES = {
+    "style": "solid", "outline_color": "90,40,0,255", "outline_style": "solid", "outline_width": "0.3",
+    "outline_width_unit": "MM", "joinstyle": "miter",
+}  # fmt: skip
+QML = """<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22" styleCategories="Symbology">
+<renderer-v2 type="graduatedSymbol" attr="mean_probability" graduatedMethod="GraduatedColor" forceraster="0">
+<ranges>
+{ranges}
+</ranges>
+<symbols>
+{symbols}
+</symbols>
+</renderer-v2>
+</qgis>
+"""
+RANGE = '<range symbol="{number}" lower="{low}" upper="{high}" label="{low:.0%} to {high:.0%}" render="true"/>'
+SYMBOL = """<symbol name="{number}" type="fill" alpha="1" clip_to_extent="1" force_rhr="0">
+<layer class="SimpleFill" enabled="1" locked="0" pass="0">
+<Option type="Map">{options}</Option>
+</layer>
+</symbol>"""
+OPTION = '<Option name="{}" type="QString" value="{}"/>'
+
+
+def footprint_style() -> str:
+    """How QGIS (from 3.22 on) draws footprints: the surer, the darker."""
+    ends = zip(SHADES, [*list(SHADES)[1:], 1.0])
+    ranges = [RANGE.format(number=number, low=low, high=high) for number, (low, high) in enumerate(ends)]
+    symbols = []
+    for number, colour in enumerate(SHADES.values()):
+        options = LINES | {"color": ",".join(map(str, (*colour, 160)))}
+        symbols.append(SYMBOL.format(number=number, options="".join(OPTION.format(*pair) for pair in options.items())))
+    return QML.format(ranges="\n".join(ranges), symbols="\n".join(symbols))

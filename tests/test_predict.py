@@ -240,7 +240,7 @@ def test_main_writes_masks_and_polygons_and_keeps_them(fake_model, make_raster, 
     assert main([*line, "--json", "--quiet"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (report["made"], report["kept"], report["footprints"], report["threshold"]) == (1, 0, 2, 0.5)
-    roofs = gpd.read_file(tmp_path / "roofs.gpkg")
+    roofs = gpd.read_file(tmp_path / "roofs.gpkg", layer="roofs")
     assert roofs.crs.to_epsg() == 32644
     assert list(roofs["scene"]) == ["a", "a"]
     np.testing.assert_allclose(roofs["area_m2"], [100, 30], rtol=2e-3)
@@ -260,6 +260,7 @@ def test_polygons_by_suffix(fake_model, make_raster, tmp_path, name):
     path = make_raster(bright_roofs())
     assert main([fake_model, str(path), str(tmp_path / "out"), "--vectors", str(tmp_path / name), "--quiet"]) == 0
     roofs = gpd.read_parquet(tmp_path / name) if name.endswith("parquet") else gpd.read_file(tmp_path / name)
+    assert sorted(roofs["id"]) == ["scene_r256_c105", "scene_r30_c40"]
     assert sorted(roofs["area_m2"].round()) == [30, 100]
     assert roofs.crs.to_epsg() == (4326 if name.endswith("geojson") else 32644)
 
@@ -279,7 +280,7 @@ def test_no_roof_at_all_is_said_and_an_empty_file_written(fake_model, make_raste
     line = [fake_model, str(path), str(tmp_path / "out"), "--vectors", str(tmp_path / "roofs.gpkg"), "--quiet"]
     assert main(line) == 0
     assert "every mask is blank: the highest probability is 0.2000, the threshold 0.5000" in capsys.readouterr().err
-    assert len(gpd.read_file(tmp_path / "roofs.gpkg")) == 0
+    assert len(gpd.read_file(tmp_path / "roofs.gpkg", layer="roofs")) == 0
 
 
 def test_a_project_gets_frames_then_scenes(fake_model, make_raster, tmp_path, capsys):
@@ -329,7 +330,7 @@ def test_outlines_as_the_settings_say(fake_model, make_raster, tmp_path, capsys)
         assert main(line) == 0
         report = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert (report["footprints"], report["separated"], report["specks"]) == (3, 1, 1)
-    roofs = gpd.read_file(tmp_path / "roofs.gpkg")
+    roofs = gpd.read_file(tmp_path / "roofs.gpkg", layer="roofs")
     assert list(roofs.count_coordinates()) == [5, 5, 5]
     np.testing.assert_allclose(roofs["area_m2"], [100, 100, 30], rtol=0.02)
 
@@ -391,8 +392,12 @@ def test_a_map_in_blocks_is_the_map(fake_model, make_raster, tmp_path, capsys):
         "mask": "scene.vrt", "probability_0": "../p/scene.vrt",
     }  # fmt: skip
     assert (item.properties["proj:code"], item.properties["proj:shape"]) == ("EPSG:32644", [600, 700])
-    roofs, expected = gpd.read_file(tmp_path / "roofs.gpkg"), gpd.read_file(tmp_path / "whole.gpkg")
+    roofs, expected = (
+        gpd.read_file(tmp_path / "roofs.gpkg", layer="roofs"),
+        gpd.read_file(tmp_path / "whole.gpkg", layer="whole"),
+    )
     assert roofs.geometry.geom_equals(expected.geometry).all()
+    assert list(roofs["id"]) == list(expected["id"]) == ["scene_r35_c256", "scene_r255_c315", "scene_r515_c517"]
     np.testing.assert_allclose(roofs["mean_probability"], expected["mean_probability"], atol=1e-6)
     before = contents(tmp_path / "out")
     assert main(line) == 0
