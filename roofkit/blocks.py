@@ -102,9 +102,9 @@ def write_item(path: Path, scene: Path | Address, grid: Grid, probabilities: Seq
     import pystac
     from pystac.extensions.projection import ProjectionExtension
 
-    outline = _outline(grid)
-    box = [f(axis) for f in (min, max) for axis in zip(*outline)] if outline else None
-    geometry = {"type": "Polygon", "coordinates": [outline]} if outline else None
+    ring = outline(grid)
+    box = [f(axis) for f in (min, max) for axis in zip(*ring)] if ring else None
+    geometry = {"type": "Polygon", "coordinates": [ring]} if ring else None
     item = pystac.Item(path.stem, geometry, box, _time(scene), {"title": f"Metal roofs in {scene.stem}"})
     for key, folder in (("mask", path.parent), *((f"probability_{i}", p) for i, p in enumerate(probabilities))):
         href = os.path.relpath(folder / f"{path.stem}.vrt", path.parent)
@@ -118,7 +118,7 @@ def write_item(path: Path, scene: Path | Address, grid: Grid, probabilities: Seq
     write_json(path, item.to_dict(include_self_link=False))
 
 
-def _outline(grid: Grid) -> list[list[float]] | None:
+def outline(grid: Grid) -> list[list[float]] | None:
     """The corners of a grid as a closed ring of longitude and latitude; None where it has no place on Earth."""
     from pyproj import Transformer
     from pyproj.exceptions import ProjError
