@@ -192,7 +192,7 @@ def described(
     classifier = load_classifier(path)
     with open_raster(frames[0][0].frame) as src:
         dtype = src.dtypes[0]
-    axes = ("channel", "height", "width")
+    axes = ("bands", "height", "width")
     return About(
         architecture=NAMES[classifier.kind], framework=("scikit-learn", "scikit-learn"),
         parameters=sum(array.size for array in arrays_of(classifier.model).values()),

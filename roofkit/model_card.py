@@ -8,7 +8,7 @@ import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,7 +60,7 @@ class About:
         framework: The library that it was made with, and its package.
         parameters: Numbers that were learnt.
         bands: Names of the bands that it takes.
-        taken, given: What goes in, and what comes out.
+        taken, given: What goes in, and what comes out. MLM calls the axis of named bands `bands`.
         preparation: What happens to pixels before and inside, in a sentence.
         threshold: From this probability on a pixel is roof.
         frames: Training and validation frames.
@@ -148,7 +148,10 @@ def stac_item(model: Path, about: About) -> "pystac.Item":
         ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
         geometry = {"type": "Polygon", "coordinates": [ring]}
     made = datetime.datetime.fromtimestamp(int(model.stat().st_mtime), datetime.timezone.utc)
-    properties = {"title": f"Metal roofs: {about.architecture}", "description": about.preparation}
+    properties = {
+        "title": f"Metal roofs: {about.architecture}", "description": about.preparation,
+        "bands": [{"name": name} for name in about.bands],
+    }  # fmt: skip
     item = pystac.Item(model.stem, geometry, list(bounds) if bounds else None, made, properties)
     task = mlm.TaskType.SEMANTIC_SEGMENTATION
     taken, given = about.taken, about.given
@@ -157,7 +160,7 @@ def stac_item(model: Path, about: About) -> "pystac.Item":
         Classification.create(value=1, name="metal_roof", description="metal roof"),
     ]
     mlm.MLMExtension.ext(item, add_if_missing=True).apply(
-        name=f"Metal roofs, {about.architecture}", architecture=about.architecture, tasks=[task],
+        name=f"metal-roofs-{about.architecture.replace(' ', '-')}", architecture=about.architecture, tasks=[task],
         input=[
             mlm.ModelInput.create(
                 name="imagery", bands=list(about.bands), description=about.preparation,
@@ -177,6 +180,7 @@ def stac_item(model: Path, about: About) -> "pystac.Item":
         hyperparameters=mlm.Hyperparameters.create(**hyperparameters(about)),
     )  # fmt: skip
     asset = pystac.Asset(model.name, "The model", media_type=KINDS[model.suffix], roles=["mlm:model", "data"])
+    asset.extra_fields["bands"] = properties["bands"]  # STAC has them in an item only where they are in an asset, too
     item.add_asset("model", asset)
     mlm.AssetGeneralMLMExtension.ext(asset).apply(artifact_type=about.artifact)
     card = pystac.Asset(card_path(model).name, "Model card", media_type="text/markdown", roles=["metadata"])
@@ -193,10 +197,7 @@ def hyperparameters(about: About) -> dict[str, Any]:
 
 def installed(package: str) -> str:
     """The version of a package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
+    return version(package)
 
 
 def bounds_of(pairs: Sequence[Pair]) -> tuple[float, float, float, float] | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def about(make_raster):
 
     return About(
         architecture="a network", framework=("NumPy", "numpy"), parameters=1234, bands=("red", "nir"),
-        taken=Array((-1, 8, 8, 2), ("batch", "height", "width", "channel")),
+        taken=Array((-1, 8, 8, 2), ("batch", "height", "width", "bands")),
         given=Array((-1, 8, 8, 1), ("batch", "height", "width", "channel")), preparation="It takes raw pixels.",
         threshold=0.375, frames=([pair("a"), pair("b")], [pair("c")]),
         scored=frame_scores(COUNTS, 0.03125, EvaluateArgs(bootstrap=200)),
@@ -71,7 +72,7 @@ def test_the_item_validates_and_says_what_the_model_takes_and_gives(about, model
         document | {"stac_extensions": []}
     )  # by the schemas that pystac brings; those of extensions are online
     again = MLMExtension.ext(pystac.Item.from_dict(json.loads(json.dumps(document))))
-    assert (again.properties["mlm:name"], again.architecture) == ("Metal roofs, a network", "a network")
+    assert (again.properties["mlm:name"], again.architecture) == ("metal-roofs-a-network", "a network")
     assert [str(task) for task in again.tasks] == ["semantic-segmentation"]
     assert (again.framework, again.total_parameters, again.memory_size) == ("NumPy", 1234, 4936)
     assert again.framework_version == np.__version__
@@ -80,6 +81,14 @@ def test_the_item_validates_and_says_what_the_model_takes_and_gives(about, model
     assert (given.result.shape, given.result.dim_order[0]) == ([-1, 8, 8, 1], "batch")
     assert [(c.value, c.name) for c in given.classes] == [(0, "background"), (1, "metal_roof")]
     assert again.hyperparameters.to_dict() == {"some_args.rate": 0.5, "some_args.size": [8, 8], "threshold": 0.375}
+    properties = document["properties"]
+    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.-]+[a-zA-Z0-9]", properties["mlm:name"])  # as the schema has it
+    assert re.fullmatch(r"\d+\.\d+\.\d+", properties["mlm:framework_version"])
+    assert properties["bands"] == [{"name": "red"}, {"name": "nir"}]  # what the input's names refer to
+    assert "bands" in taken.input.dim_order
+    assert "bands" not in given.result.dim_order
+    assert {key for key, value in properties.items() if value is None} <= {"mlm:accelerator", "mlm:pretrained_source"}
+    assert ["mlm:artifact_type" in one for one in document["assets"].values()] == [True, False]
     asset = document["assets"]["model"]
     assert (asset["href"], asset["roles"][0], asset["mlm:artifact_type"]) == ("network.h5", "mlm:model", "some.dump")
     assert document["assets"]["card"]["href"] == "network.md"

@@ -69,7 +69,8 @@ def describe(
     last = loaded.data_format == "channels_last"
     sides, axes = [rows, cols], ["height", "width"]
     shapes = [[-1, *sides, bands] if last else [-1, bands, *sides] for bands in (loaded.channels, loaded.num_classes)]
-    axes = ["batch", *axes, "channel"] if last else ["batch", "channel", *axes]
+    taken, given = (["batch", *axes, name] if last else ["batch", name, *axes] for name in ("bands", "channel"))
+    names = loaded.band_names or tuple(f"band {number}" for number in range(1, loaded.channels + 1))
     preparation = "It takes pixels in the file's own values: scaling is inside the model."
     if loaded.frame_size != (rows, cols):
         size = "x".join(map(str, loaded.frame_size))
@@ -77,10 +78,10 @@ def describe(
     blocks = {"model_args": settings.model, "load_dataset_args": settings.data, "training_args": settings.training}
     return About(
         architecture=settings.model.architecture, framework=("Keras", "keras"),
-        parameters=int(loaded.model.count_params()), bands=loaded.band_names, taken=Array(shapes[0], axes),
-        given=Array(shapes[1], axes), preparation=preparation, threshold=loaded.threshold, frames=frames,
+        parameters=int(loaded.model.count_params()), bands=names, taken=Array(shapes[0], taken),
+        given=Array(shapes[1], given), preparation=preparation, threshold=loaded.threshold, frames=frames,
         scored=frame_scores(counts, calibration_error, evaluation),
         settings={name: block.model_dump(mode="json") for name, block in blocks.items()},
         artifact="tf.keras.Model.save",
-        use=USE.format(name=path.name, axes=f"({', '.join(axes)})", threshold=loaded.threshold),
+        use=USE.format(name=path.name, axes=f"({', '.join(taken)})", threshold=loaded.threshold),
     )  # fmt: skip
