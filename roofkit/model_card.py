@@ -68,6 +68,7 @@ class About:
         settings: Blocks of settings that decided it.
         artifact: How the file was written, as MLM names it.
         use: How to use it, as Markdown.
+        started_from: The weights that training started from; None: it started from nothing.
     """
 
     architecture: str
@@ -83,6 +84,7 @@ class About:
     settings: Mapping[str, Mapping[str, Any]]
     artifact: str
     use: str
+    started_from: str | None = None
 
 
 def frame_scores(pixels: NDArray[Any], ece: float, settings: EvaluateArgs) -> Scored:
@@ -176,6 +178,7 @@ def stac_item(model: Path, about: About) -> "pystac.Item":
         ],
         framework=about.framework[0], framework_version=installed(about.framework[1]),
         memory_size=NUMBER_BYTES * about.parameters, total_parameters=about.parameters,
+        pretrained=bool(about.started_from), pretrained_source=about.started_from,
         accelerator_constrained=False, accelerator_summary="None is needed.",
         hyperparameters=mlm.Hyperparameters.create(**hyperparameters(about)),
     )  # fmt: skip
@@ -234,6 +237,7 @@ Finds metal roofs in imagery, pixel by pixel: {about.architecture}, {about.param
 - {len(train)} training frames and {len(val)} validation frames, of the bands {", ".join(about.bands) or "(no names)"}.
   {where}
 - Split: {split}.
+- Training started from {about.started_from or "nothing"}.
 - Licences of imagery and labels are not recorded with the frames; who passes the model on has to look them up where
   the data came from.
 

@@ -35,6 +35,7 @@ def about(make_raster):
         threshold=0.375, frames=([pair("a"), pair("b")], [pair("c")]),
         scored=frame_scores(COUNTS, 0.03125, EvaluateArgs(bootstrap=200)),
         settings={"some_args": {"rate": 0.5, "size": [8, 8]}}, artifact="some.dump", use="    use it so",
+        started_from="other weights",
     )  # fmt: skip
 
 
@@ -84,10 +85,13 @@ def test_the_item_validates_and_says_what_the_model_takes_and_gives(about, model
     properties = document["properties"]
     assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.-]+[a-zA-Z0-9]", properties["mlm:name"])  # as the schema has it
     assert re.fullmatch(r"\d+\.\d+\.\d+", properties["mlm:framework_version"])
+    assert (properties["mlm:pretrained"], properties["mlm:pretrained_source"]) == (True, "other weights")
     assert properties["bands"] == [{"name": "red"}, {"name": "nir"}]  # what the input's names refer to
     assert "bands" in taken.input.dim_order
     assert "bands" not in given.result.dim_order
-    assert {key for key, value in properties.items() if value is None} <= {"mlm:accelerator", "mlm:pretrained_source"}
+    assert {key for key, value in properties.items() if value is None} <= {"mlm:accelerator"}  # it may be null
+    alone = stac_item(model, replace(about, started_from=None)).properties
+    assert (alone["mlm:pretrained"], alone["mlm:pretrained_source"]) == (False, None)  # as the schema ties them
     assert ["mlm:artifact_type" in one for one in document["assets"].values()] == [True, False]
     asset = document["assets"]["model"]
     assert (asset["href"], asset["roles"][0], asset["mlm:artifact_type"]) == ("network.h5", "mlm:model", "some.dump")
@@ -115,6 +119,7 @@ def test_the_card_has_the_numbers(about, model, run):
     assert "not known: the frames came as they are" in text
     assert '- `some_args`: `{"rate": 0.5, "size": [8, 8]}`' in text
     assert "use it so" in text
+    assert "Training started from other weights." in text
     for heading in ("Data", "Scores", "Limits", "Use", "Made from"):
         assert f"\n## {heading}\n" in text
     run.paths.data.mkdir()

@@ -27,7 +27,7 @@ import keras
 
 model = keras.models.load_model("{name}", compile=False)
 probability = model.predict(frames)
-roof = probability >= {threshold:.6g}
+roof = probability >= {threshold}
 ```
 """
 
@@ -41,6 +41,13 @@ def frame_counts(loaded: LoadedModel, frames: RoofFrames) -> NDArray[np.int64]:
             for predicted, roof, valid in zip(probability >= loaded.threshold, roofs[..., -1] > 0.5, weights > 0):
                 found.append(scores.pixel_counts(predicted, roof, valid))
     return np.array(found)
+
+
+def _start(settings: TrainSettings) -> str | None:
+    """What the first weights were of."""
+    if settings.training.pretrained:
+        return "an earlier model of this project"
+    return f"encoder weights: {Path(settings.model.encoder_weights).name}" if settings.model.encoder_weights else None
 
 
 def describe(
@@ -82,6 +89,6 @@ def describe(
         given=Array(shapes[1], given), preparation=preparation, threshold=loaded.threshold, frames=frames,
         scored=frame_scores(counts, calibration_error, evaluation),
         settings={name: block.model_dump(mode="json") for name, block in blocks.items()},
-        artifact="tf.keras.Model.save",
+        artifact="tf.keras.Model.save", started_from=_start(settings),
         use=USE.format(name=path.name, axes=f"({', '.join(taken)})", threshold=loaded.threshold),
     )  # fmt: skip
