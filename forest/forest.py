@@ -3,6 +3,7 @@
 Reads  data/train_frames, data/train_masks, data/val_frames, data/val_masks
 Writes MODEL.skops  (default: results/forest.skops), with its features, calibration and threshold; and beside it
        MODEL.png, which features it needs: by how much average precision on validation pixels falls when one is shuffled
+       MODEL.md, a model card, and MODEL.stac.json, a STAC item with the machine-learning extension
 pixel_args in the settings says what it sees of a pixel and how many pixels it learns from; forest_args what it is.
 predict/predict.py MODEL.skops SRC DST applies it, to frames and whole scenes.
 """

@@ -1,6 +1,6 @@
 """What forest and regression share: frames to pixels, the score on validation frames, and what is written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from pixelwise.classifier import Calibration, PixelClassifier, log_odds
 from pixelwise.features import Features
-from pixelwise.model_file import check_suffix, save_classifier
-from pixelwise.models import Model
+from pixelwise.model_file import check_suffix, load_classifier, save_classifier
+from pixelwise.models import Model, arrays_of
 from pixelwise.sampling import PixelSample, check_bands, count_classes, draw, read_bands, read_truth
 from roofkit import scores
 from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, progress, say
 from roofkit.ledger import input_digest
+from roofkit.model_card import About, Array, card_keys, frame_scores, write_cards
 from roofkit.pairs import Pair, find_pairs
 from roofkit.raster import open_raster, raster_digest
 from roofkit.settings import Block
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_BARS = 30
+NAMES = {"forest": "random forest", "regression": "logistic regression"}
+USE = """```
+python predict/predict.py {name} SCENES MASKS --probabilities PROBABILITIES --vectors footprints.gpkg
+```
+
+The file holds arrays and texts only; skops opens it (`skops.io.load`), and `pixelwise.model_file` says what they are.
+"""
 Histogram = NDArray[np.int64]
 
 
@@ -96,25 +104,33 @@ def learn(
     training = find_pairs(paths.train_frames, paths.train_masks, extension)
     validation = find_pairs(paths.val_frames, paths.val_masks, extension)
     made_from = [[p.frame.name, raster_digest(p.frame), input_digest(p.mask)] for p in (*training, *validation)]
-    key = fingerprint(kind, settings, run.settings.pixel_args, len(training), made_from)
+    key = fingerprint(f"{kind} 2", settings, run.settings.pixel_args, len(training), made_from)
     name, picture = model_path.name, model_path.with_suffix(".png")
+    cards = card_keys(model_path, key, run)
     with Outputs(model_path.parent, kind, name=name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
-        kept = not outputs.plan({name: key, **({picture.name: key} if charted else {})})
+        todo = outputs.plan({name: key, **({picture.name: key} if charted else {}), **cards})
+        missing = {card: own for card, own in cards.items() if card in todo}
+        kept = not set(todo) - set(cards)
         if not kept:
             outputs.protect(name)
             outputs.protect(picture.name)
             lesson = _lesson(training, validation, run)
             model, facts, chart = fit(lesson)
-            classifier, found = judged(kind, lesson, model)
+            classifier, found, pixel_counts = judged(kind, lesson, model)
             if chart:
                 draw_chart(chart, picture)
                 outputs.record(picture.name, key)
             save_classifier(classifier, model_path)
             counts = {"train_frames": len(training), "val_frames": len(validation)}
             pixels = {"pixels": len(lesson.sample.roof), "features": len(lesson.features.names)}
-            outputs.record(name, key, facts={**counts, **pixels, **facts, **found})
+            outputs.record(name, key, facts={**counts, **pixels, **facts, **found}, counts=pixel_counts.tolist())
         else:
             say(f"{model_path}: kept, finished with these frames and settings")
+        own = {f"{kind}_args": settings, "pixel_args": run.settings.pixel_args}
+        frames = training, validation
+        write_cards(
+            model_path, lambda: described(model_path, outputs.facts(name), own, frames, run), run, outputs, missing
+        )
         outputs.finish()
         wrote = [str(path) for path in (model_path, *([picture] if charted else []))]
         return {"wrote": wrote, **outputs.facts(name)["facts"]}, kept
@@ -127,20 +143,21 @@ def _lesson(training: list[Pair], validation: list[Pair], run: Run) -> Lesson:
     return Lesson(features, draw(training, features, workers=run.workers, quiet=run.quiet), validation, run)
 
 
-def judged(kind: str, lesson: Lesson, model: Model) -> tuple[PixelClassifier, dict[str, float]]:
-    """The classifier with calibration and threshold of the validation frames, and its scores there.
+def judged(kind: str, lesson: Lesson, model: Model) -> tuple[PixelClassifier, dict[str, float], NDArray[np.int64]]:
+    """The classifier with calibration and threshold of the validation frames, its scores there, and counts (frames, 4).
 
-    IoU and F1 are at the threshold where IoU is highest.
+    IoU and F1 are at the threshold where IoU is highest; so are the counts, as `roofkit.scores.pixel_counts` has them.
     """
     raw = PixelClassifier(kind, lesson.features, model)
-    histogram = np.zeros((2, scores.BINS), np.int64)
     pairs = lesson.validation
-    for pair in progress(pairs, len(pairs), "validation", quiet=lesson.run.quiet):
+    histograms = np.zeros((len(pairs), 2, scores.BINS), np.int64)
+    for pair, histogram in zip(progress(pairs, len(pairs), "validation", quiet=lesson.run.quiet), histograms):
         roof, valid = read_truth(pair)
         with open_raster(pair.frame) as src:
             for window, probability in raw.scan(src, lesson.run.workers):
                 here = window.toslices()
                 histogram += scores.frame_counts(probability, roof[here], valid[here])
+    histogram = histograms.sum(axis=0)
     best, iou = scores.best_iou(histogram)
     calibration = calibrate(histogram)
     threshold = float(np.clip(calibration(np.asarray(just_below(float(best)))), 1e-6, 1 - 1e-6))
@@ -150,7 +167,44 @@ def judged(kind: str, lesson: Lesson, model: Model) -> tuple[PixelClassifier, di
         "val_pr_auc": float(scores.average_precision(histogram)),
         "val_ece": float(scores.expected_calibration_error(after)), "threshold": threshold,
     }  # fmt: skip
-    return PixelClassifier(kind, lesson.features, model, calibration, threshold), found
+    below, above = np.split(histograms, [int(np.searchsorted(scores.EDGES, best))], axis=-1)
+    (tn, fn), (fp, tp) = (part.sum(axis=-1).T for part in (below, above))
+    counts = np.stack([tp, fp, fn, tn], axis=-1)
+    return PixelClassifier(kind, lesson.features, model, calibration, threshold), found, counts
+
+
+def described(
+    path: Path,
+    recorded: Mapping[str, Any],
+    settings: Mapping[str, Block],
+    frames: tuple[Sequence[Pair], Sequence[Pair]],
+    run: Run,
+) -> About:
+    """What there is to say of the classifier in a file.
+
+    Args:
+        path: The classifier.
+        recorded: What was recorded with it.
+        settings: The blocks that it was made with.
+        frames: Those for training, and those for validation.
+        run: The project.
+    """
+    classifier = load_classifier(path)
+    with open_raster(frames[0][0].frame) as src:
+        dtype = src.dtypes[0]
+    axes = ("bands", "height", "width")
+    return About(
+        architecture=NAMES[classifier.kind], framework=("scikit-learn", "scikit-learn"),
+        parameters=sum(array.size for array in arrays_of(classifier.model).values()),
+        bands=classifier.features.bands.names, taken=Array((classifier.channels, -1, -1), axes, dtype),
+        given=Array((-1, -1), axes[1:]),
+        preparation=f"It takes pixels in the file's own values, and {classifier.features.margin} more on every side: "
+        "features, scaling and calibration are inside the model.",
+        threshold=classifier.threshold, frames=frames,
+        scored=frame_scores(np.array(recorded["counts"]), recorded["facts"]["val_ece"], run.settings.evaluate_args),
+        settings={name: block.model_dump(mode="json") for name, block in settings.items()},
+        artifact="skops.io.dump", use=USE.format(name=path.name),
+    )  # fmt: skip
 
 
 def just_below(threshold: float) -> float:

@@ -5,11 +5,12 @@ Reads  MODEL  .h5 or .keras as train writes it, or .skops of forest or regressio
        SRC    a frame or scene, or a folder of them (default: the validation frames, then the scenes)
 Writes DST/<name>.tif  masks: 0 background, 255 roof (default: results/predictions, results/map; of the other two
        models results/forest_predictions and so on)
-       with --vectors FILE  roofs as polygons with area_m2 and mean_probability (default for scenes:
+       with --vectors FILE  roofs as polygons with an id, area_m2 and mean_probability (default for scenes:
        results/footprints.gpkg); .gpkg, .geojson, .parquet or .fgb
        roof probability, float32, 0 to 1: of the validation frames (default: results/probabilities; evaluate
        reads it), with predict_args.scene_probabilities of the scenes (results/map_probabilities; report reads it),
        and with --probabilities DIR of all that is predicted
+Rasters are cloud-optimised GeoTIFFs with colours and statistics inside; docs/outputs.md says how to open them.
 Scenes go through in overlapping windows that are blended, so that memory stays flat and no seam shows. Windows without
 a valid pixel are left out. predict_args in the settings says how polygons are drawn: separate, min_area, min_hole,
 simplify, square.
@@ -61,7 +62,7 @@ if __name__ == "__main__":
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -71,8 +72,16 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.blocks import block_name, blocks_of, write_item, write_vrt
+from roofkit.blocks import Band, block_name, blocks_of, write_item, write_vrt
 from roofkit.cli import Run, progress, run_stage, say
+from roofkit.display import (
+    MASK_BAND,
+    MASK_COLOURS,
+    PROBABILITY_BAND,
+    footprint_style,
+    mask_statistics,
+    value_statistics,
+)
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metres, save_pieces, to_footprints
 from roofkit.ledger import input_digest
@@ -97,6 +106,7 @@ from roofkit.vectors import check_suffix, write_features
 from roofkit.workers import map_items, once
 from unet.predictor import NetworkPredictor, Predictor
 
+FORMAT = "predict 2"  # of what is written: other numbers are not kept
 Floats = NDArray[np.float32]
 
 
@@ -132,17 +142,35 @@ class Targets:
 
 @dataclass
 class Tally:
-    """What was seen over all pixels of a raster."""
+    """What was seen over all valid pixels of a raster: how many, and their probabilities."""
 
     valid: int = 0
     roof: int = 0
+    lowest: float = 1.0
     highest: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0  # the sum of these
 
     def add(self, roof: NDArray[np.bool_], probability: Floats, valid: NDArray[np.bool_]) -> None:
-        """Count the pixels of one strip."""
-        self.valid += int(np.count_nonzero(valid))
-        self.roof += int(np.count_nonzero(roof))
-        self.highest = max(self.highest, float(probability.max(initial=0.0)))
+        """Count the pixels of one strip; the probability of invalid ones is 0."""
+        exact = probability.astype(np.float64).ravel()
+        self.add_tally(
+            int(np.count_nonzero(valid)), int(np.count_nonzero(roof)), float(probability.min(where=valid, initial=1.0)),
+            float(exact.max(initial=0.0)), float(exact.sum()), float(np.square(exact).sum()),
+        )  # fmt: skip
+
+    def add_tally(self, valid: int, roof: int, lowest: float, highest: float, total: float, squares: float) -> None:
+        """Count what another tally holds."""
+        self.valid += valid
+        self.roof += roof
+        self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
+        self.total += total
+        self.squares += squares
+
+    def tags(self, pixels: int) -> tuple[dict[str, str], dict[str, str]]:
+        """Statistics of the mask and of the probabilities, as tags, where a raster has so many pixels."""
+        span, sums = (self.lowest, self.highest), (self.total, self.squares)
+        return mask_statistics(self.roof, self.valid, pixels), value_statistics(span, sums, self.valid, pixels)
 
 
 @dataclass(frozen=True)
@@ -187,8 +215,7 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
             tally.add(roof, probability, valid)
             if targets.vectors:
                 tracer.add(roof, probability, window)
-        if not tally.valid:
-            writers.write_blank()
+        writers.finish(tally)
     if targets.pieces:
         save_pieces(tracer, targets.pieces / f"{block.name}.arrow")
     return tally
@@ -218,14 +245,12 @@ class _Writers:
         self._corner, self._shape = (region.col_off, region.row_off), (int(region.height), int(region.width))
         self._masked = not all_valid(src)
         grid, name = grid_of(src).window(region), f"{block.name}.tif"
-        options: dict[str, Any] = {"bands": 1, "settings": rasters, "sparse": self._masked, "cog": bool(block.window)}
-        mask = create_raster(targets.masks / name, grid, dtype="uint8", names=["roof"], **options)
-        self._mask = stack.enter_context(mask)
+        options: dict[str, Any] = {"bands": 1, "settings": rasters, "sparse": self._masked, "cog": True}
+        masks = options | {"dtype": "uint8", "names": [MASK_BAND], "classes": True, "colours": MASK_COLOURS}
+        self._mask = stack.enter_context(create_raster(targets.masks / name, grid, **masks))
+        options |= {"dtype": "float32", "names": [PROBABILITY_BAND]}
         self._probabilities = [
-            stack.enter_context(
-                create_raster(folder / name, grid, dtype="float32", names=["roof probability"], **options)
-            )
-            for folder in targets.probabilities
+            stack.enter_context(create_raster(folder / name, grid, **options)) for folder in targets.probabilities
         ]
 
     def write(self, roof: NDArray[np.bool_], probability: Floats, valid: NDArray[np.bool_], window: Window) -> None:
@@ -236,7 +261,16 @@ class _Writers:
         for writer in self._probabilities:
             writer.write(probability[None], shown, here)
 
-    def write_blank(self) -> None:
+    def finish(self, tally: Tally) -> None:
+        """Write statistics, and where nothing was valid, so much that the file says so."""
+        if not tally.valid:
+            self._write_blank()
+        mask, probability = tally.tags(self._shape[0] * self._shape[1])
+        self._mask.tag(mask)
+        for writer in self._probabilities:
+            writer.tag(probability)
+
+    def _write_blank(self) -> None:
         """Write the first block as invalid: then the file has a mask, which is invalid wherever nothing is written."""
         rows, cols = (min(BLOCK, side) for side in self._shape)
         nothing = np.zeros((rows, cols), bool)
@@ -249,7 +283,7 @@ class _Job:
     def __init__(self, paths: list[Path], targets: Targets, predictor: Predictor, run: Run) -> None:
         self.targets, self.run, self.predictor = targets, run, predictor
         self.model_digest = input_digest(predictor.path)
-        common = ("predict", predictor.settings, run.settings.raster_args, self.model_digest)
+        common = (FORMAT, predictor.settings, run.settings.raster_args, self.model_digest)
         self.scenes = {path: _blocks(path, predictor.settings.block_size) for path in paths}
         keys = {path: fingerprint(*common, raster_digest(path)) for path in paths}
         self.blocks = share_of([block for blocks in self.scenes.values() for block in blocks], run.shard)
@@ -305,10 +339,15 @@ class _Job:
         with open_raster(path) as src:
             grid = grid_of(src)
         blocks = {f"{block.name}.tif": block.window for block in self.scenes[path] if block.window}
-        for outputs, dtype in ((self.masks, "uint8"), *((outputs, "float32") for outputs in self.probabilities)):
+        tally = Tally()
+        for name in filter(self.masks.has, blocks):
+            tally.add_tally(**{field.name: self.masks.facts(name)[field.name] for field in fields(Tally)})
+        tags = tally.tags(grid.height * grid.width)
+        bands = (Band("uint8", MASK_BAND, tags[0], MASK_COLOURS), Band("float32", PROBABILITY_BAND, tags[1]))
+        for outputs, band in ((self.masks, bands[0]), *((outputs, bands[1]) for outputs in self.probabilities)):
             made = {name: window for name, window in blocks.items() if outputs.has(name)}
             if not outputs.is_edited(f"{path.stem}.vrt"):
-                write_vrt(outputs.folder / f"{path.stem}.vrt", grid, made, dtype=dtype)
+                write_vrt(outputs.folder / f"{path.stem}.vrt", grid, made, band)
                 outputs.record(f"{path.stem}.vrt", key)
         if self.masks.is_edited(f"{path.stem}.json"):
             return
@@ -345,7 +384,7 @@ class _Job:
             found.append(roofs.features)
             counts = {name: count + getattr(roofs, name) for name, count in counts.items()}
         features = gather(found)
-        write_features(path, features)
+        write_features(path, features, key="id", style=footprint_style())
         return {"footprints": len(features), **counts}
 
 

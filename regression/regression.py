@@ -3,6 +3,7 @@
 Reads  data/train_frames, data/train_masks, data/val_frames, data/val_masks
 Writes MODEL.skops  (default: results/regression.skops), with its features, calibration and threshold; and beside it
        MODEL.png, the weights of its standardised features
+       MODEL.md, a model card, and MODEL.stac.json, a STAC item with the machine-learning extension
 pixel_args in the settings says what it sees of a pixel and how many pixels it learns from; regression_args what it is.
 The penalty is chosen by cross-validation in which all pixels of a frame are on one side.
 predict/predict.py MODEL.skops SRC DST applies it, to frames and whole scenes.

@@ -18,6 +18,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -78,6 +79,32 @@ def committed(path: Path) -> Iterator[Path]:
             _flush(path.parent)
     finally:
         _remove_part(part)
+
+
+@contextlib.contextmanager
+def committed_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder of files: an empty one to write to, which takes its final name when the block ends well.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written to.
+    """
+    part, old = (path.with_name(f"{PART}{kind}~{path.name}") for kind in ("new", "old"))
+    try:
+        with _disk_errors(path):
+            check_place(path)
+            for left in (part, old):
+                shutil.rmtree(left, ignore_errors=True)
+            part.mkdir(parents=True)
+            yield part
+            for file in (*part.rglob("*"), part):
+                _flush(file)
+            if path.exists():
+                os.replace(path, old)
+            os.replace(part, path)
+            _flush(path.parent)
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 class Stream(io.RawIOBase):

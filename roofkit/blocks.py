@@ -3,6 +3,7 @@
 import datetime
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ from rasterio.windows import Window
 
 from roofkit.addresses import Address
 from roofkit.artifacts import committed, write_json
-from roofkit.raster import Grid, open_raster, windows
+from roofkit.raster import Colours, Grid, open_raster, windows
 
 VRT_TYPES = {"uint8": "Byte", "float32": "Float32"}
 DAY = "%Y:%m:%d %H:%M:%S"  # as TIFF writes it
@@ -26,26 +27,56 @@ def block_name(stem: str, window: Window) -> str:
     return f"{stem}/{stem}_r{window.row_off}_c{window.col_off}"
 
 
-def write_vrt(path: Path, grid: Grid, blocks: Mapping[str, Window], *, dtype: str) -> None:
+@dataclass(frozen=True)
+class Band:
+    """What the one band of a VRT is.
+
+    Args:
+        dtype: uint8 or float32.
+        name: Its description.
+        tags: Its metadata.
+        colours: Its colour table.
+    """
+
+    dtype: str
+    name: str
+    tags: Mapping[str, str]
+    colours: Colours = field(default_factory=dict)
+
+
+def write_vrt(path: Path, grid: Grid, blocks: Mapping[str, Window], about: Band) -> None:
     """Write a VRT of one band over files that lie below its folder.
 
     Args:
         path: The VRT.
         grid: Of the whole.
         blocks: The name of each file relative to the VRT, and where in the whole it lies. Elsewhere it is invalid.
-        dtype: uint8 or float32.
+        about: The band.
     """
     root = ElementTree.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
     if grid.crs is not None:
         ElementTree.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = grid.crs.to_wkt()
     ElementTree.SubElement(root, "GeoTransform").text = ", ".join(f"{value:.17g}" for value in grid.transform.to_gdal())
-    band = ElementTree.SubElement(root, "VRTRasterBand", dataType=VRT_TYPES[dtype], band="1")
+    band = ElementTree.SubElement(root, "VRTRasterBand", dataType=VRT_TYPES[about.dtype], band="1")
+    _describe(band, about)
     _add_sources(band, blocks, "1")
     mask = ElementTree.SubElement(ElementTree.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
     _add_sources(mask, blocks, "mask,1")
     ElementTree.indent(root)
     with committed(path) as part:
         part.write_bytes(ElementTree.tostring(root) + b"\n")
+
+
+def _describe(band: ElementTree.Element, about: Band) -> None:
+    metadata = ElementTree.SubElement(band, "Metadata")
+    for key, value in about.tags.items():
+        ElementTree.SubElement(metadata, "MDI", key=key).text = value
+    ElementTree.SubElement(band, "Description").text = about.name
+    ElementTree.SubElement(band, "ColorInterp").text = "Palette" if about.colours else "Gray"
+    table = ElementTree.SubElement(band, "ColorTable") if about.colours else None
+    for _, colour in sorted(about.colours.items()):
+        entry = {f"c{i}": str(level) for i, level in enumerate((*colour, 255), start=1)}
+        ElementTree.SubElement(table, "Entry", entry)  # type: ignore[arg-type]
 
 
 def _add_sources(band: ElementTree.Element, blocks: Mapping[str, Window], source_band: str) -> None:
@@ -71,9 +102,9 @@ def write_item(path: Path, scene: Path | Address, grid: Grid, probabilities: Seq
     import pystac
     from pystac.extensions.projection import ProjectionExtension
 
-    outline = _outline(grid)
-    box = [f(axis) for f in (min, max) for axis in zip(*outline)] if outline else None
-    geometry = {"type": "Polygon", "coordinates": [outline]} if outline else None
+    ring = outline(grid)
+    box = [f(axis) for f in (min, max) for axis in zip(*ring)] if ring else None
+    geometry = {"type": "Polygon", "coordinates": [ring]} if ring else None
     item = pystac.Item(path.stem, geometry, box, _time(scene), {"title": f"Metal roofs in {scene.stem}"})
     for key, folder in (("mask", path.parent), *((f"probability_{i}", p) for i, p in enumerate(probabilities))):
         href = os.path.relpath(folder / f"{path.stem}.vrt", path.parent)
@@ -87,7 +118,7 @@ def write_item(path: Path, scene: Path | Address, grid: Grid, probabilities: Seq
     write_json(path, item.to_dict(include_self_link=False))
 
 
-def _outline(grid: Grid) -> list[list[float]] | None:
+def outline(grid: Grid) -> list[list[float]] | None:
     """The corners of a grid as a closed ring of longitude and latitude; None where it has no place on Earth."""
     from pyproj import Transformer
     from pyproj.exceptions import ProjError

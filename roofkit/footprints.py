@@ -129,8 +129,8 @@ class Footprints:
     """The roofs of one scene, and how they were found.
 
     Args:
-        features: scene, area_m2 (geodesic), mean_probability (0 to 1; of the whole patch for roofs that came apart),
-            polygon in the scene's CRS.
+        features: id (see `footprint_ids`), scene, area_m2 (geodesic), mean_probability (0 to 1; of the whole patch for
+            roofs that came apart), polygon in the scene's CRS.
         separated: Patches that came apart.
         specks: Patches and roofs that were left out for their size.
         unseparated: Patches that are too large to take apart.
@@ -165,6 +165,7 @@ def to_footprints(pieces: list[Piece], path: Path, grid: Grid, settings: Predict
     roofs = repaired(_moved(roofs, grid.transform @ ~metres))
     features = _table(path.stem, roofs, probabilities, grid.crs)
     kept = features[(features["area_m2"] >= settings.min_area) & ~features.is_empty].reset_index(drop=True)
+    kept.insert(0, "id", footprint_ids(path.stem, np.asarray(kept.geometry), grid))
     specks = len(patches) - len(large) + len(roofs) - len(kept)
     return Footprints(kept, int(np.count_nonzero(sizes > 1)), specks, unseparated)
 
@@ -232,10 +233,31 @@ def _moved(polygons: Polygons, transform: Affine) -> Polygons:
 def _table(scene: str, roofs: Polygons, probabilities: NDArray[np.float64], crs: CRS) -> "gpd.GeoDataFrame":
     import geopandas as gpd
 
-    columns = {"scene": np.full(len(roofs), scene, dtype=object), "area_m2": 0.0, "mean_probability": probabilities}
+    columns = {
+        "scene": np.full(len(roofs), scene, dtype=object),
+        "area_m2": 0.0,
+        "mean_probability": probabilities.round(6),
+    }
     features = gpd.GeoDataFrame(columns, geometry=roofs, crs=crs)
     features["area_m2"] = geodesic_areas(features)
     return features
+
+
+def footprint_ids(scene: str, roofs: Polygons, grid: Grid) -> list[str]:
+    """A name for each roof of a scene, by the pixel of a point inside it: `<scene>_r<row>_c<col>`.
+
+    So a roof has the same name whoever traces it, and in whatever order. Where roofs share a pixel, which takes roofs
+    as small as one, those after the first have a number behind it; `roofs` are in the order of their places.
+    """
+    inside = _moved(shapely.point_on_surface(roofs), ~grid.transform)
+    seen: dict[str, int] = {}
+    names = []
+    pixels = shapely.get_coordinates(inside).round(6)  # the same on either side of what numbers can hold
+    for col, row in np.floor(pixels).astype(int).tolist():
+        name = f"{scene}_r{row}_c{col}"
+        seen[name] = seen.get(name, 0) + 1
+        names.append(f"{name}_{seen[name]}" if seen[name] > 1 else name)
+    return names
 
 
 def geodesic_areas(features: "gpd.GeoDataFrame") -> list[float]:

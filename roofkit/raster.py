@@ -6,13 +6,14 @@ alpha band or nodata) defines it, and never where a band is NaN.
 
 import contextlib
 import os
+import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, overload
+from typing import Any, BinaryIO, Literal, cast, overload
 
 import numpy as np
 import rasterio
@@ -23,7 +24,6 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
-from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from roofkit.addresses import Address
@@ -33,10 +33,11 @@ from roofkit.heeded import are_heeded
 from roofkit.hush import hushed
 from roofkit.ledger import input_digests, input_fact
 from roofkit.memory import free_memory
+from roofkit.overviews import Pyramid, packed_halves
 from roofkit.paths import check_name
 from roofkit.settings import RasterArgs
 from roofkit.sidecars import Sidecars, box, read_sidecars
-from roofkit.tiff import BlockFile, block_sizes, blocks_of, deflated, deflated_bits
+from roofkit.tiff import BlockFile, CogFile, block_sizes, blocks_of, deflated, deflated_bits
 
 DRIVERS = {"tif": "GTiff", "tiff": "GTiff", "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG"}
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -52,7 +53,9 @@ PNG_END = b"IEND\xaeB`\x82"  # the last chunk of a PNG, with its checksum
 THREADS = 4  # that encode the windows of a large raster
 BIG_FROM = 2**31  # bytes of pixels from which a file is BigTIFF, whatever they shrink to
 TAIL = 1024  # bytes at the end of a file in which it must be
+WAITING = 8 * 2**20  # bytes of blocks and halves that wait in memory, each; more of them wait on the disk
 Pixels = NDArray[Any]
+Colours = Mapping[int, tuple[int, int, int]]
 Valid = NDArray[np.bool_]
 
 
@@ -540,10 +543,16 @@ class RasterWriter:
         """
         self._write(pixels, _mask_of(valid), window or self._whole)
 
-    def describe(self, names: Sequence[str]) -> None:
-        """Name the bands."""
+    def describe(self, names: Sequence[str], colours: Colours | None = None) -> None:
+        """Name the bands, and give the only one a colour table."""
         for band, name in enumerate(names, start=1):
             self._dst.set_band_description(band, name)
+        if colours:
+            self._dst.write_colormap(1, colours)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Say more of the first band: its statistics, by the names that GDAL has for them."""
+        self._dst.update_tags(1, **tags)
 
     def _write(self, pixels: Pixels, mask: Pixels | None, window: Window) -> None:
         self._dst.write(pixels, window=window)
@@ -559,44 +568,54 @@ class _BlockWriter(RasterWriter):
     """A GeoTIFF on its way to the disk: windows are encoded, in threads, and appended in the order of `write`."""
 
     def __init__(self, file: BinaryIO, profile: dict[str, Any], *, threads: int) -> None:
+        self._file = file
         self._profile = profile | {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
         self._size = profile["height"], profile["width"]
         self._names: Sequence[str] = ()
+        self._colours: Colours | None = None
+        self._tags: dict[str, str] = {}
         self._big = np.prod(self._size) * profile["count"] * np.dtype(profile["dtype"]).itemsize > BIG_FROM
-        down, across = (-(-side // BLOCK) for side in self._size)
-        self._blocks = BlockFile(file, (down, across), big=self._big)
+        self._blocks = self._blocks_in(file)
         self._pool = ThreadPoolExecutor(threads) if threads else None
         self._threads = threads
         self._coming: deque[tuple[Window, Future[list[list[bytes]]]]] = deque()
+
+    def _blocks_in(self, file: BinaryIO) -> BlockFile | CogFile:
+        down, across = (-(-side // BLOCK) for side in self._size)
+        return BlockFile(file, (down, across), big=self._big)
 
     @property
     def _whole(self) -> Window:
         return Window(0, 0, self._size[1], self._size[0])
 
-    def describe(self, names: Sequence[str]) -> None:
-        self._names = names
+    def describe(self, names: Sequence[str], colours: Colours | None = None) -> None:
+        self._names, self._colours = names, colours
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self._tags |= tags
 
     def _write(self, pixels: Pixels, mask: Pixels | None, window: Window) -> None:
         for start, length, side in zip((window.row_off, window.col_off), (window.height, window.width), self._size):
             if start % BLOCK or (length % BLOCK and start + length != side):
                 raise ValueError(f"{window} is not made of whole blocks")
         if self._pool is None:
-            self._append(window, _encoded(pixels, mask, self._profile))
+            self._append(window, self._encode(pixels, mask))
             return
-        self._coming.append((window, self._pool.submit(_encoded, pixels, mask, self._profile)))
+        self._coming.append((window, self._pool.submit(self._encode, pixels, mask)))
         while len(self._coming) > self._threads:
             self._take()
+
+    def _encode(self, pixels: Pixels, mask: Pixels | None) -> list[list[bytes]]:
+        return _encoded(pixels, mask, self._profile)
 
     def _take(self) -> None:
         window, coming = self._coming.popleft()
         self._append(window, coming.result())
 
     def _append(self, window: Window, images: list[list[bytes]]) -> None:
-        across = -(-int(window.width) // BLOCK)
         for image, blocks in enumerate(images):
-            for number, block in enumerate(blocks):
-                row, col = window.row_off // BLOCK + number // across, window.col_off // BLOCK + number % across
-                self._blocks.append(image, int(row), int(col), block)
+            for block, (row, col) in zip(blocks, _places_of(window)):
+                self._blocks.append(image, row, col, block)
 
     def finish(self) -> None:
         """Write what is still being encoded, and the directory."""
@@ -606,15 +625,72 @@ class _BlockWriter(RasterWriter):
         with MemoryFile() as memory:
             with memory.open(**options) as dst:
                 writer = RasterWriter(dst)
-                writer.describe(self._names)
+                writer.describe(self._names, self._colours)
+                writer.tag(self._tags)
                 if self._blocks.images > 1:
                     dst.write_mask(np.zeros((1, 1), np.uint8), window=Window(0, 0, 1, 1))
-            self._blocks.finish(memory.getbuffer())
+            self._end(memory.getbuffer())
+
+    def _end(self, template: memoryview) -> None:
+        cast(BlockFile, self._blocks).finish(template)
 
     def close(self) -> None:
         """End the threads."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+
+
+class _CogWriter(_BlockWriter):
+    """The same of a cloud-optimised GeoTIFF: blocks, and what overviews are made of, wait until all are there."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        waiting: BinaryIO,
+        halves: BinaryIO,
+        profile: dict[str, Any],
+        *,
+        classes: bool,
+        threads: int,
+    ) -> None:
+        count, dtype = profile["count"], np.dtype(profile["dtype"])
+        size = profile["height"], profile["width"]
+        self._pyramid = Pyramid(halves, size, BLOCK, bands=count, dtype=dtype)
+        self._waiting, self._classes = waiting, classes
+        super().__init__(file, profile, threads=threads)
+
+    def _blocks_in(self, file: BinaryIO) -> CogFile:
+        levels = range(len(self._pyramid.sizes))
+        return CogFile(self._waiting, [self._pyramid.shape(level) for level in levels], big=self._big)
+
+    def _encode(self, pixels: Pixels, mask: Pixels | None) -> list[list[bytes]]:
+        """The blocks of the image and of its mask, and before them the halves of which overviews are made."""
+        valid = None if mask is None else mask > 0
+        return [packed_halves(pixels, valid, BLOCK, classes=self._classes), *_encoded(pixels, mask, self._profile)]
+
+    def _append(self, window: Window, images: list[list[bytes]], level: int = 0) -> None:
+        halves, *images = images
+        for half, (row, col) in zip(halves, _places_of(window)):
+            self._pyramid.add(level, row, col, half)
+        for image, blocks in enumerate(images):
+            for block, (row, col) in zip(blocks, _places_of(window)):
+                cast(CogFile, self._blocks).append(image, row, col, block, level)
+
+    def _end(self, template: memoryview) -> None:
+        masked = self._blocks.images > 1
+        for level in range(1, len(self._pyramid.sizes)):
+            for blocks in self._pyramid.blocks(level):
+                work = ((block.pixels, _mask_of(block.valid) if masked else None) for block in blocks)
+                for block, images in zip(blocks, (self._pool.map if self._pool else map)(self._encode, *zip(*work))):
+                    rows, cols = block.valid.shape
+                    self._append(Window(block.col * BLOCK, block.row * BLOCK, cols, rows), images, level)
+        cast(CogFile, self._blocks).finish(template, self._pyramid.sizes, self._file)
+
+
+def _places_of(window: Window) -> Iterator[tuple[int, int]]:
+    """Row and column of each block of a window, row by row."""
+    for part in windows(int(window.height), int(window.width), BLOCK):
+        yield int(window.row_off + part.row_off) // BLOCK, int(window.col_off + part.col_off) // BLOCK
 
 
 def _encoded(pixels: Pixels, mask: Pixels | None, profile: dict[str, Any]) -> list[list[bytes]]:
@@ -654,25 +730,19 @@ def _not_written(path: Path, reason: str) -> OutputError:
 
 
 @contextlib.contextmanager
-def _written_cog(part: Path, profile: dict[str, Any]) -> Iterator[RasterWriter]:
-    """A writer to memory, from which a cloud-optimised GeoTIFF with overviews is made at the end."""
-    options = {"compress": profile.get("compress", "none"), "predictor": "yes" if "predictor" in profile else "no"}
-    resampling = "average" if profile["dtype"].startswith("float") else "mode"
-    with MemoryFile(ext=".tif") as memory, MemoryFile(ext=".tif") as cog:
-        with memory.open(**profile) as dst:
-            yield RasterWriter(dst)
-        copy(memory.name, cog.name, driver="COG", blocksize=2 * BLOCK, overview_resampling=resampling, **options)
-        part.write_bytes(cog.getbuffer())
-
-
-def _written(
-    part: Path, profile: dict[str, Any], *, small: bool, cog: bool
-) -> contextlib.AbstractContextManager[RasterWriter]:
-    if cog:
-        return _written_cog(part, profile)
-    if small and not (profile.get("tiled") and profile.get("compress") == "deflate"):
-        return _written_memory(part, profile)
-    return _written_blocks(part, profile, threads=0 if small else THREADS)
+def _written_cog(part: Path, profile: dict[str, Any], *, classes: bool, threads: int) -> Iterator[RasterWriter]:
+    """A writer of a cloud-optimised GeoTIFF with overviews to `part`."""
+    with contextlib.ExitStack() as stack:
+        waiting, halves = (
+            stack.enter_context(tempfile.SpooledTemporaryFile(WAITING, dir=str(part.parent))) for _ in range(2)
+        )  # without a name on the disk: nothing stays behind, however the run ends
+        file = stack.enter_context(part.open("wb"))
+        made = _CogWriter(
+            file, cast(BinaryIO, waiting), cast(BinaryIO, halves), profile, classes=classes, threads=threads
+        )
+        writer = stack.enter_context(contextlib.closing(made))
+        yield writer
+        writer.finish()
 
 
 @contextlib.contextmanager
@@ -689,6 +759,7 @@ def create_raster(
     sparse: bool = False,
     cog: bool = False,
     classes: bool = False,
+    colours: Colours | None = None,
 ) -> Iterator[RasterWriter]:
     """A writer for a new GeoTIFF; when the block ends well the file is whole on the disk and is put in place.
 
@@ -702,21 +773,32 @@ def create_raster(
         rgb: The first three bands are red, green and blue.
         settings: Compression.
         sparse: Blocks never written take no room in the file; they read as nodata or 0, invalid.
-        cog: Make it a cloud-optimised GeoTIFF, which has to fit into memory twice.
-        classes: Pixels are of few values, and compress well and fast without a predictor.
+        cog: Make it a cloud-optimised GeoTIFF, with overviews where it is larger than 512 pixels.
+        classes: Pixels are of few values, and compress well and fast without a predictor; in overviews, which know two
+            of them, 0 and another, the commoner one counts.
+        colours: A colour table, for one band of uint8.
 
     Raises:
         OutputError: The disk is full, the folder not writable, or the file does not read back as written.
     """
     profile = _profile(grid, bands, dtype, settings or RasterArgs())
-    profile |= dict(nodata=nodata, photometric="rgb" if rgb else "minisblack", alpha="no", sparse_ok=sparse)
+    photometric = "rgb" if rgb else "palette" if colours else "minisblack"
+    profile |= dict(nodata=nodata, photometric=photometric, alpha="no", sparse_ok=sparse)
     if classes and "predictor" in profile:
         profile |= dict(predictor=1)
     small = grid.height * grid.width * bands * np.dtype(dtype).itemsize <= IN_MEMORY
+    threads = 0 if small else THREADS
+    written: Callable[[Path, dict[str, Any]], contextlib.AbstractContextManager[RasterWriter]]
+    if cog:
+        written = partial(_written_cog, classes=classes, threads=threads)
+    elif small and not (profile.get("tiled") and profile.get("compress") == "deflate"):
+        written = _written_memory
+    else:
+        written = partial(_written_blocks, threads=threads)
     with committed(path) as part, gdal_env():
         try:
-            with _written(part, profile, small=small, cog=cog) as writer:
-                writer.describe(names or ())
+            with written(part, profile) as writer:
+                writer.describe(names or (), colours)
                 yield writer
         except RasterioError as error:
             raise _not_written(path, str(error)) from error

@@ -4,7 +4,7 @@ Windows of a raster are encoded in memory, here with ISA-L's deflate or by GDAL 
 appended to one file, and at the end comes a directory that GDAL made, in which only their places are new. So windows
 are encoded side by side, the bytes do not depend on how many threads did it, and every write to the disk is one whose
 errors the system reports: GDAL says nothing of a full disk when it closes a file. The layout is that of TIFF 6.0 or
-BigTIFF, little-endian.
+BigTIFF, little-endian; of a cloud-optimised GeoTIFF that of OGC 21-026, with the line by which GDAL knows it.
 """
 
 import struct
@@ -40,6 +40,18 @@ BLOCK_FIELDS = (WIDTH, HEIGHT, BITS, SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH
 WHOLE = {3: "H", 4: "I", 16: "Q"}  # types of whole numbers
 MOST_IMAGES, MOST_FIELDS = 1024, 65_536  # in a file, and in a directory
 NUMBERS = {3: "<u2", 4: "<u4", 16: "<u8"}
+KIND = 254  # tag: what an image is
+REDUCED, MASK = 1, 4  # bits of it
+OVERVIEW_FIELDS = {
+    KIND, WIDTH, HEIGHT, BITS, 259, 262, 266, SAMPLES, PLANAR, 317, 320, TILE_WIDTH, TILE_HEIGHT, OFFSETS, COUNTS, 338,
+    339, 42113,
+}  # fmt: skip  # what an overview has of its image: coding, colours, nodata; not place and metadata
+LAYOUT = (
+    b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\nBLOCK_TRAILER=LAST_4_BYTES_REPEATED\n"
+    b"KNOWN_INCOMPATIBLE_EDITION=NO\n MASK_INTERLEAVED_WITH_IMAGERY=YES\n"
+)  # how GDAL's readers know what they may rely on
+COG_HEADER = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(LAYOUT) + LAYOUT
+LEADER, TRAILER = 4, 4  # bytes before a block: its size; and after it: its last ones again
 
 
 @dataclass(frozen=True)
@@ -261,33 +273,118 @@ class BlockFile:
         directories = read_directories(template)
         for image, entries in enumerate(directories):
             places = self._places.get(image, np.zeros((2, *self._shape), np.uint64))
-            fields = {entry.tag: entry for entry in entries} | {
-                tag: self._numbers(tag, numbers) for tag, numbers in zip((OFFSETS, COUNTS), places)
-            }
             self._end += self._file.write(bytes(self._end % 2))
             start = self._end
-            packed = self._packed([fields[tag] for tag in sorted(fields)], last=image == len(directories) - 1)
-            self._end += self._file.write(packed)
+            last = image == len(directories) - 1
+            self._end += self._file.write(_packed(_placed(entries, places, self._form), start, self._form, last=last))
             if image == 0:
                 self._file.seek(self._form.first)
                 self._file.write(struct.pack(self._form.offset, start))
                 self._file.seek(self._end)
 
-    def _numbers(self, tag: int, numbers: NDArray[np.uint64]) -> Entry:
-        kind = 16 if self._form is BIG else 4
-        return Entry(tag, kind, numbers.size, numbers.astype(NUMBERS[kind]).tobytes())
 
-    def _packed(self, entries: Sequence[Entry], *, last: bool) -> bytes:
-        """A directory that is written at the end of the file; the next one follows it, at an even place."""
-        form, room = self._form, struct.calcsize(self._form.offset)
-        head = struct.calcsize(form.number) + len(entries) * struct.calcsize(form.entry) + room
-        packed, values = [struct.pack(form.number, len(entries))], b""
-        for entry in entries:
-            inline = entry.value.ljust(room, b"\0")
-            if len(entry.value) > room:
-                inline = struct.pack(form.offset, self._end + head + len(values))
-                values += entry.value + bytes(len(entry.value) % 2)
-            packed.append(struct.pack(form.entry, entry.tag, entry.kind, entry.count, inline))
-        length = head + len(values)
-        packed.append(struct.pack(form.offset, 0 if last else self._end + length + length % 2))
-        return b"".join(packed) + values + bytes(0 if last else length % 2)
+class CogFile:
+    """A cloud-optimised TIFF file in the making: an image, or an image and its mask, and overviews of these.
+
+    Args:
+        file: Where blocks wait until all are there; at its start.
+        shapes: Rows and columns of blocks of the image and of each overview.
+        big: BigTIFF.
+    """
+
+    def __init__(self, file: BinaryIO, shapes: Sequence[tuple[int, int]], *, big: bool) -> None:
+        self._file, self._shapes = file, shapes
+        self._form = BIG if big else CLASSIC
+        self._places: dict[tuple[int, int], NDArray[np.uint64]] = {}
+        self._end = 0
+
+    def append(self, image: int, row: int, col: int, block: bytes, level: int = 0) -> None:
+        """Add a block of an image (0, or 1: the mask), or of an overview (level 1: the largest)."""
+        if (level, image) not in self._places:
+            self._places[level, image] = np.zeros((2, *self._shapes[level]), np.uint64)
+        self._places[level, image][:, row, col] = self._end, len(block)
+        self._end += self._file.write(block)
+
+    @property
+    def images(self) -> int:
+        """How many images have blocks, overviews left out."""
+        return max((image for _, image in self._places), default=0) + 1
+
+    def finish(self, template: bytes | memoryview, sizes: Sequence[tuple[int, int]], dst: BinaryIO) -> None:
+        """Write the whole file: directories, then blocks, those of the smallest overview first.
+
+        Args:
+            template: A file without blocks that GDAL made, whose directories these are.
+            sizes: Rows and columns of the image and of each overview, in pixels.
+            dst: Where to.
+        """
+        originals = read_directories(template)
+        images = [(level, image) for level in range(len(sizes)) for image in range(len(originals))]
+        entries = {(level, image): _reduced(originals[image], level, sizes[level], image) for level, image in images}
+        places = {key: self._places.get(key, np.zeros((2, *self._shapes[key[0]]), np.uint64)) for key in images}
+        head = self._form.header + COG_HEADER
+        head += bytes(len(head) % 2)
+        packed = [_packed(_placed(entries[key], places[key], self._form), 0, self._form, last=False) for key in images]
+        starts = np.cumsum([len(head), *map(len, packed)]).tolist()
+        order, places = self._laid_out(places, starts[-1], len(originals))
+        dst.write(head[: self._form.first] + struct.pack(self._form.offset, starts[0]))
+        dst.write(head[len(self._form.header) :])
+        for key, start in zip(images, starts):
+            fields = _placed(entries[key], places[key], self._form)
+            dst.write(_packed(fields, start, self._form, last=key == images[-1]))
+        for start, count in order:
+            self._file.seek(start)
+            block = self._file.read(count)
+            dst.write(struct.pack("<I", count) + block + block[-TRAILER:])
+
+    def _laid_out(
+        self, places: dict[tuple[int, int], NDArray[np.uint64]], end: int, images: int
+    ) -> tuple[Iterator[tuple[int, int]], dict[tuple[int, int], NDArray[np.uint64]]]:
+        """Where each block waits, in the order of the file, and where it will lie; a mask's follow their image's."""
+        waiting, final = [], {key: there.copy() for key, there in places.items()}
+        for level in reversed(range(len(self._shapes))):
+            there = np.stack([places[level, image] for image in range(images)], axis=-1).reshape(2, -1)
+            rooms = np.where(there[1] > 0, there[1] + np.uint64(LEADER + TRAILER), np.uint64(0))
+            starts = end + np.cumsum(rooms, dtype=np.uint64) - rooms + np.uint64(LEADER)
+            for image in range(images):
+                final[level, image][0] = np.where(rooms > 0, starts, 0)[image::images].reshape(self._shapes[level])
+            end += int(rooms.sum())
+            waiting.append(there[:, there[1] > 0])
+        return ((int(start), int(count)) for part in waiting for start, count in part.T.tolist()), final
+
+
+def _reduced(entries: Sequence[Entry], level: int, size: tuple[int, int], image: int) -> list[Entry]:
+    """The directory of an overview of an image, or of its mask (image 1), made of the image's own."""
+    if not level:
+        return list(entries)
+    kind = struct.pack("<I", REDUCED | (MASK if image else 0))
+    fields = {entry.tag: entry for entry in entries if entry.tag in OVERVIEW_FIELDS}
+    fields[KIND] = Entry(KIND, 4, 1, kind)
+    for tag, length in zip((HEIGHT, WIDTH), size):
+        fields[tag] = Entry(tag, 4, 1, struct.pack("<I", length))
+    return list(fields.values())
+
+
+def _placed(entries: Sequence[Entry], places: NDArray[np.uint64], form: _Form) -> list[Entry]:
+    """A directory with the places (2: offset and number of bytes, rows, cols) of its blocks."""
+    kind = 16 if form is BIG else 4
+    fields = {entry.tag: entry for entry in entries}
+    for tag, numbers in zip((OFFSETS, COUNTS), places):
+        fields[tag] = Entry(tag, kind, numbers.size, numbers.astype(NUMBERS[kind]).tobytes())
+    return [fields[tag] for tag in sorted(fields)]
+
+
+def _packed(entries: Sequence[Entry], start: int, form: _Form, *, last: bool) -> bytes:
+    """A directory that is written at `start`; the next one follows it, at an even place."""
+    room = struct.calcsize(form.offset)
+    head = struct.calcsize(form.number) + len(entries) * struct.calcsize(form.entry) + room
+    packed, values = [struct.pack(form.number, len(entries))], b""
+    for entry in entries:
+        inline = entry.value.ljust(room, b"\0")
+        if len(entry.value) > room:
+            inline = struct.pack(form.offset, start + head + len(values))
+            values += entry.value + bytes(len(entry.value) % 2)
+        packed.append(struct.pack(form.entry, entry.tag, entry.kind, entry.count, inline))
+    length = head + len(values)
+    packed.append(struct.pack(form.offset, 0 if last else start + length + length % 2))
+    return b"".join(packed) + values + bytes(0 if last else length % 2)

@@ -39,8 +39,14 @@ def safe_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -> dict
     return safe
 
 
-def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
+def write_features(path: Path, features: "gpd.GeoDataFrame", *, key: str | None = None, style: str = "") -> None:
     """Write a GeoDataFrame by its suffix; GeoJSON is written in EPSG:4326, as RFC 7946 asks.
+
+    Args:
+        path: The file. Its layer has its name.
+        features: What to write.
+        key: The column that tells features apart: in GeoJSON their id.
+        style: How QGIS is to draw a GeoPackage of them, as QML.
 
     Raises:
         SettingsError: A suffix that is not in `DRIVERS`.
@@ -59,9 +65,11 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
                 return
             pyogrio.set_gdal_config_options(WRITING)
             pyogrio.write_dataframe(
-                *_prepared(features, driver), part, driver=driver, layer=path.stem, **_options(features, driver)
+                *_prepared(features, driver), part, driver=driver, layer=path.stem, **_options(features, driver, key)
             )
-            found = pyogrio.read_info(part, force_feature_count=True)["features"]
+            if style and driver == "GPKG":
+                _write_style(part, path.stem, style)
+            found = pyogrio.read_info(part, layer=0, force_feature_count=True)["features"]
         except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError) as error:
             raise _not_written(path, str(error)) from error
         finally:
@@ -74,11 +82,26 @@ def _prepared(features: "gpd.GeoDataFrame", driver: str) -> "tuple[gpd.GeoDataFr
     return (features.to_crs("EPSG:4326") if driver == "GeoJSON" and features.crs is not None else features,)
 
 
-def _options(features: "gpd.GeoDataFrame", driver: str) -> dict[str, Any]:
+def _options(features: "gpd.GeoDataFrame", driver: str, key: str | None) -> dict[str, Any]:
     if driver == "GeoJSON":
-        return {"RFC7946": "YES"}
+        return {"RFC7946": "YES"} | ({"ID_FIELD": key} if key else {})
     several = bool((features.geom_type == "MultiPolygon").any())
     return {"geometry_type": "MultiPolygon" if several else "Polygon"}  # a layer holds one kind: all become the former
+
+
+def _write_style(path: Path, layer: str, style: str) -> None:
+    """Add the table in which QGIS looks for the style of a layer of a GeoPackage."""
+    import pandas as pd
+
+    from roofkit.ogr import pyogrio
+
+    columns = {
+        "f_table_catalog": "", "f_table_schema": "", "f_table_name": layer, "f_geometry_column": "geom",
+        "styleName": layer, "styleQML": style, "styleSLD": "", "useAsDefault": True, "description": "", "owner": "",
+        "ui": "", "update_time": pd.Timestamp(WRITING["OGR_CURRENT_DATE"]),
+    }  # fmt: skip
+    table = pd.DataFrame({name: [value] for name, value in columns.items()})
+    pyogrio.write_dataframe(table, path, driver="GPKG", layer="layer_styles", append=True, layer_options={"FID": "id"})
 
 
 def _not_written(path: Path, reason: str) -> OutputError:

@@ -18,7 +18,15 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 from roofkit.errors import BadInputError, MissingInputError
-from roofkit.footprints import FootprintTracer, gather, geodesic_areas, pixel_metres, to_footprints, trace
+from roofkit.footprints import (
+    FootprintTracer,
+    footprint_ids,
+    gather,
+    geodesic_areas,
+    pixel_metres,
+    to_footprints,
+    trace,
+)
 from roofkit.raster import Grid
 from roofkit.settings import PredictArgs
 
@@ -81,9 +89,27 @@ def test_features_are_on_the_ground_with_area_and_probability():
     features = to_footprints(traced(rectangle(np.s_[2:22], np.s_[4:14])), SCENE, GRID, PredictArgs()).features
     assert features.crs.to_epsg() == 32644
     assert list(features["scene"]) == ["a"]
+    assert list(features["id"]) == ["a_r12_c9"]
     np.testing.assert_allclose(features.geometry[0].bounds, (735002, 2959989, 735007, 2959999), atol=1e-6)
     assert features["area_m2"][0] == pytest.approx(50, rel=2e-3)
     assert features["mean_probability"][0] == 0.75
+
+
+def test_roofs_of_one_pixel_have_names_of_their_own():
+    halves = np.array([shapely.box(735000, y, 735000.5, y + 0.2) for y in (2959999.75, 2959999.5)], dtype=object)
+    assert footprint_ids("a", halves, GRID) == ["a_r0_c0", "a_r0_c0_2"]
+    assert footprint_ids("a", halves[:0], GRID) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(roof=arrays(bool, (9, 11)), rows=strategies.integers(1, 9), cols=strategies.integers(1, 11))
+def test_names_do_not_depend_on_the_windows(roof, rows, cols):
+    whole, parts = (
+        to_footprints(pieces, SCENE, GRID, PredictArgs()).features
+        for pieces in (traced(roof), traced(roof, rows, cols))
+    )
+    assert whole["id"].is_unique
+    assert dict(zip(whole["id"], whole.geometry)) == dict(zip(parts["id"], parts.geometry))
 
 
 def test_pixels_are_measured_on_the_ground():
@@ -224,7 +250,7 @@ def test_scenes_of_two_zones_meet_in_longitude_and_latitude():
 def test_no_roofs_is_an_empty_table():
     empty = to_footprints([], SCENE, GRID, EVERYTHING).features
     assert len(gather([empty, empty])) == 0
-    assert list(empty.columns) == ["scene", "area_m2", "mean_probability", "geometry"]
+    assert list(empty.columns) == ["id", "scene", "area_m2", "mean_probability", "geometry"]
 
 
 def test_real_roofs_keep_their_place_and_get_few_corners():

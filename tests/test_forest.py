@@ -1,6 +1,7 @@
 """forest and regression: from frames to a classifier that predict applies and evaluate scores beside the network's."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -84,6 +85,13 @@ def test_a_classifier_its_picture_and_its_report(project, capsys, name):
     assert loaded.kind == name
     assert len(loaded.features.names) == found["features"]
     assert loaded.threshold == found["threshold"]
+    card = project.path(f"results/{name}.md").read_text()
+    iou = re.search(r"^\| IoU \| ([0-9.]+) \| ([0-9.]+) to ([0-9.]+) \|$", card, re.MULTILINE)
+    assert float(iou[1]) == pytest.approx(found["val_iou"], abs=6e-4)
+    assert float(iou[2]) <= float(iou[1]) <= float(iou[3])
+    item = json.loads(project.path(f"results/{name}.stac.json").read_text())
+    assert item["assets"]["model"]["href"] == f"{name}.skops"
+    assert item["properties"]["mlm:framework"] == "scikit-learn"
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -10,8 +10,9 @@ import pytest
 import rasterio
 from hypothesis import given, settings, strategies
 from rasterio.windows import Window
+from rio_cogeo.cogeo import cog_validate
 
-from predict.predict import Block, Tally, Targets, main, predict_block
+from predict.predict import Block, Targets, main, predict_block
 from roofkit.errors import MismatchError, MissingInputError
 from roofkit.settings import PredictArgs, RasterArgs
 from unet.predictor import NetworkPredictor, blend_weights, mirrored, parts, starts, turned, turned_back
@@ -155,7 +156,9 @@ def test_invalid_pixels_are_0_and_invalid(make_raster, tmp_path):
     assert (mask[:, 7:] == 255).all()
     assert valid[:, 7:].all()
     assert not read(tmp_path / "p" / "scene.tif")[0][:, :7].any()
-    assert tally == Tally(valid=40 * 43, roof=40 * 43, highest=pytest.approx(200 / 255))
+    count, share = 40 * 43, pytest.approx(200 / 255)
+    assert (tally.valid, tally.roof, tally.lowest, tally.highest) == (count, count, share, share)
+    assert (tally.total / count, tally.squares / count) == (share, pytest.approx((200 / 255) ** 2))
 
 
 def test_two_classes_and_channels_first(make_raster, tmp_path):
@@ -237,7 +240,7 @@ def test_main_writes_masks_and_polygons_and_keeps_them(fake_model, make_raster, 
     assert main([*line, "--json", "--quiet"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (report["made"], report["kept"], report["footprints"], report["threshold"]) == (1, 0, 2, 0.5)
-    roofs = gpd.read_file(tmp_path / "roofs.gpkg")
+    roofs = gpd.read_file(tmp_path / "roofs.gpkg", layer="roofs")
     assert roofs.crs.to_epsg() == 32644
     assert list(roofs["scene"]) == ["a", "a"]
     np.testing.assert_allclose(roofs["area_m2"], [100, 30], rtol=2e-3)
@@ -257,6 +260,7 @@ def test_polygons_by_suffix(fake_model, make_raster, tmp_path, name):
     path = make_raster(bright_roofs())
     assert main([fake_model, str(path), str(tmp_path / "out"), "--vectors", str(tmp_path / name), "--quiet"]) == 0
     roofs = gpd.read_parquet(tmp_path / name) if name.endswith("parquet") else gpd.read_file(tmp_path / name)
+    assert sorted(roofs["id"]) == ["scene_r256_c105", "scene_r30_c40"]
     assert sorted(roofs["area_m2"].round()) == [30, 100]
     assert roofs.crs.to_epsg() == (4326 if name.endswith("geojson") else 32644)
 
@@ -276,7 +280,7 @@ def test_no_roof_at_all_is_said_and_an_empty_file_written(fake_model, make_raste
     line = [fake_model, str(path), str(tmp_path / "out"), "--vectors", str(tmp_path / "roofs.gpkg"), "--quiet"]
     assert main(line) == 0
     assert "every mask is blank: the highest probability is 0.2000, the threshold 0.5000" in capsys.readouterr().err
-    assert len(gpd.read_file(tmp_path / "roofs.gpkg")) == 0
+    assert len(gpd.read_file(tmp_path / "roofs.gpkg", layer="roofs")) == 0
 
 
 def test_a_project_gets_frames_then_scenes(fake_model, make_raster, tmp_path, capsys):
@@ -326,7 +330,7 @@ def test_outlines_as_the_settings_say(fake_model, make_raster, tmp_path, capsys)
         assert main(line) == 0
         report = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert (report["footprints"], report["separated"], report["specks"]) == (3, 1, 1)
-    roofs = gpd.read_file(tmp_path / "roofs.gpkg")
+    roofs = gpd.read_file(tmp_path / "roofs.gpkg", layer="roofs")
     assert list(roofs.count_coordinates()) == [5, 5, 5]
     np.testing.assert_allclose(roofs["area_m2"], [100, 100, 30], rtol=0.02)
 
@@ -388,13 +392,46 @@ def test_a_map_in_blocks_is_the_map(fake_model, make_raster, tmp_path, capsys):
         "mask": "scene.vrt", "probability_0": "../p/scene.vrt",
     }  # fmt: skip
     assert (item.properties["proj:code"], item.properties["proj:shape"]) == ("EPSG:32644", [600, 700])
-    roofs, expected = gpd.read_file(tmp_path / "roofs.gpkg"), gpd.read_file(tmp_path / "whole.gpkg")
+    roofs, expected = (
+        gpd.read_file(tmp_path / "roofs.gpkg", layer="roofs"),
+        gpd.read_file(tmp_path / "whole.gpkg", layer="whole"),
+    )
     assert roofs.geometry.geom_equals(expected.geometry).all()
+    assert list(roofs["id"]) == list(expected["id"]) == ["scene_r35_c256", "scene_r255_c315", "scene_r515_c517"]
     np.testing.assert_allclose(roofs["mean_probability"], expected["mean_probability"], atol=1e-6)
     before = contents(tmp_path / "out")
     assert main(line) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["made"] <= 1  # the block of which nothing is
     assert contents(tmp_path / "out") == before
+
+
+def map_facts(path):
+    """Description, colours of 0 and 255, and what the statistics in a file say beside what its pixels do."""
+    with rasterio.open(path) as src:
+        pixels, table = src.read(1, masked=True).astype(float), {}
+        if src.colorinterp[0].name == "palette":
+            table = src.colormap(1)
+        stored = [float(src.tags(1)[f"STATISTICS_{key}"]) for key in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV")]
+        found = [pixels.min(), pixels.max(), pixels.mean(), pixels.std()]
+        np.testing.assert_allclose(stored, found, rtol=1e-5, atol=1e-6)
+        return src.descriptions[0], table.get(0), table.get(255)
+
+
+def test_rasters_show_themselves(fake_model, make_raster, tmp_path):
+    path = make_raster(town(), nodata=0)
+    line = [fake_model, str(path)]
+    assert main([*line, str(tmp_path / "m"), "--probabilities", str(tmp_path / "p"), "--quiet"]) == 0
+    blocks = [str(tmp_path / "bm"), "--probabilities", str(tmp_path / "bp"), *block_settings(tmp_path)]
+    assert main([*line, *blocks]) == 0
+    masks = [tmp_path / "m/scene.tif", *tmp_path.glob("bm/scene/*.tif"), tmp_path / "bm/scene.vrt"]
+    probabilities = [tmp_path / "p/scene.tif", *tmp_path.glob("bp/scene/*.tif"), tmp_path / "bp/scene.vrt"]
+    assert len(masks) == len(probabilities) == 10
+    for path in [*masks, *probabilities]:
+        about = ("metal roof", (235, 235, 235, 255), (213, 94, 0, 255))
+        assert map_facts(path) == (about if path in masks else ("roof probability", None, None))
+        if path.suffix == ".tif":
+            assert cog_validate(str(path), strict=True, quiet=True) == (True, [], [])
+    assert not list(tmp_path.rglob("*.aux.xml"))
 
 
 def contents(folder):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -225,7 +226,36 @@ def test_train_writes_model_history_and_report(project, capsys):
     best = max(lines, key=lambda line: float(line["val_iou"]))
     assert float(best["val_iou"]) == pytest.approx(report["val_iou"], abs=1e-5)
     names = sorted(p.name for p in project.model.parent.iterdir())
-    assert names == [".train.results_4.h5.ledger.jsonl", "history.csv", "results_4.h5"]
+    cards = ["results_4.md", "results_4.stac.json"]
+    assert names == [".train.results_4.h5.ledger.jsonl", "history.csv", "results_4.h5", *cards]
+    item = json.loads(project.model.with_suffix(".stac.json").read_text())
+    assert item["properties"]["mlm:total_parameters"] == report["parameters"]
+    assert item["properties"]["mlm:input"][0]["input"]["shape"] == [-1, SIDE, SIDE, BANDS]
+    card = project.model.with_suffix(".md").read_text()
+    iou = float(re.search(r"^\| IoU \| ([0-9.]+) \| [0-9.]+ to [0-9.]+ \|$", card, re.MULTILINE)[1])
+    assert iou == pytest.approx(report["val_iou"], abs=2e-3)
+
+
+def test_what_is_missing_beside_a_finished_model_is_made_without_training(project, monkeypatch, capsys):
+    assert project.run() == 0
+    before = project.model.read_bytes()
+    card = project.model.with_suffix(".md")
+    text = card.read_text()
+    card.unlink()
+    monkeypatch.setattr(stage.Training, "prepare", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr("unet.export._write", lambda model, part, kind, path: part.write_bytes(model.read_bytes()))
+    assert project.run("--export", "onnx", "--json") == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["kept"], report["exports"]) == (True, [str(project.model.with_suffix(".onnx"))])
+    assert (card.read_text(), project.model.read_bytes()) == (text, before)
+    assert project.model.with_suffix(".onnx").read_bytes() == before
+
+
+def test_a_format_that_cannot_be_written_is_told_before_training(project, monkeypatch, capsys):
+    monkeypatch.setattr("unet.export.PACKAGES", {"onnx": ("no_such_package",)})
+    assert project.run("--export", "onnx") == 1
+    assert 'error: --export onnx: no no_such_package; expected the extra "export".' in capsys.readouterr().err
+    assert not project.model.exists()
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])

@@ -1,11 +1,21 @@
 """Writing features: formats, equal bytes, nothing half-written."""
 
+import contextlib
+import json
+import sqlite3
+from itertools import pairwise
+from xml.etree import ElementTree
+
 import geopandas as gpd
+import pyarrow.parquet
 import pyogrio
+import pyproj
 import pytest
 import shapely
 
+from roofkit.display import footprint_style
 from roofkit.errors import OutputError, SettingsError
+from roofkit.label_files import open_label_file
 from roofkit.vectors import safe_names, write_features
 
 
@@ -39,6 +49,58 @@ def test_gdal_makes_no_index_beside_the_file(features, tmp_path, monkeypatch):
     write_features(tmp_path / "a.gpkg", features)
     assert seen == ["NO"]
     assert pyogrio.get_gdal_config_option(option) is None
+
+
+def test_qgis_finds_its_style_in_a_geopackage(features, tmp_path):
+    for folder in ("one", "two"):
+        write_features(tmp_path / folder / "roofs.gpkg", features, style=footprint_style())
+    path = tmp_path / "one" / "roofs.gpkg"
+    assert path.read_bytes() == (tmp_path / "two" / "roofs.gpkg").read_bytes()
+    assert pyogrio.list_layers(path).tolist() == [["roofs", "Polygon"], ["layer_styles", None]]
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        columns = "f_table_catalog, f_table_schema, f_table_name, f_geometry_column, useAsDefault, styleQML"
+        [row] = file.execute(f"SELECT {columns} FROM layer_styles").fetchall()
+        [geometry] = file.execute("SELECT table_name, column_name FROM gpkg_geometry_columns").fetchall()
+        [kind] = file.execute("SELECT data_type FROM gpkg_contents WHERE table_name = 'layer_styles'").fetchall()
+        assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert row[:5] == ("", "", *geometry, 1)
+    assert kind == ("attributes",)
+    renderer = ElementTree.fromstring(row[5].partition("\n")[2]).find("renderer-v2")
+    ranges = [(float(r.get("lower")), float(r.get("upper")), r.get("symbol")) for r in renderer.iter("range")]
+    assert (ranges[0][0], ranges[-1][1]) == (0, 1)
+    assert all(before[1] == after[0] for before, after in pairwise(ranges))
+    assert [r[2] for r in ranges] == [symbol.get("name") for symbol in renderer.iter("symbol")]
+    assert open_label_file(path, None).features == 2  # the other table is none of polygons
+
+
+def test_geojson_as_rfc_7946_has_it(features, tmp_path):
+    clockwise = features.set_geometry(features.geometry.reverse())
+    for folder, table in (("a", features), ("b", clockwise)):
+        write_features(tmp_path / folder / "x.geojson", table, key="material")
+        document = json.loads((tmp_path / folder / "x.geojson").read_text())
+        assert "crs" not in document
+        assert [feature["id"] for feature in document["features"]] == ["metal", "tile"]
+        for feature in document["features"]:
+            [ring] = feature["geometry"]["coordinates"]
+            assert shapely.LinearRing(ring).is_ccw
+            assert all(len(str(number).partition(".")[2]) <= 7 for point in ring for number in point)
+    assert gpd.read_file(tmp_path / "a" / "x.geojson")["id"].tolist() == ["metal", "tile"]
+
+
+def test_geoparquet_has_the_metadata_that_it_should(features, tmp_path):
+    write_features(tmp_path / "a.parquet", features)
+    schema = pyarrow.parquet.read_schema(tmp_path / "a.parquet")
+    geo = json.loads(schema.metadata[b"geo"])
+    assert geo["version"] in ("1.0.0", "1.1.0")
+    column = geo["columns"][geo["primary_column"]]
+    assert (column["encoding"], column["geometry_types"]) == ("WKB", ["Polygon"])
+    assert pyproj.CRS.from_json_dict(column["crs"]).to_epsg() == 32644
+    assert column["bbox"] == features.total_bounds.tolist()
+    assert column.get("edges", "planar") == "planar"
+    assert {name for name, _ in column["covering"]["bbox"].values()} <= set(schema.names)
+    assert geo["version"] == "1.1.0"  # of which the covering is
+    back = gpd.read_parquet(tmp_path / "a.parquet")
+    assert back.drop(columns="bbox", errors="ignore").equals(features)
 
 
 def test_geojson_is_longitude_latitude(features, tmp_path):

@@ -3,10 +3,13 @@
 Reads  data/train_frames, data/train_masks, data/val_frames, data/val_masks
 Writes MODEL (.h5 or .keras; default: results/results_4.h5) and results/history.csv, one line for each epoch
        results/logs for TensorBoard, when training_args.tensorboard is true
+       beside the model MODEL.md, a model card, and MODEL.stac.json, a STAC item with the machine-learning extension
+       with --export onnx|savedmodel  MODEL.onnx, or the folder MODEL.savedmodel (docs/outputs.md)
 The model holds the scaling of pixels as its first layers, and the threshold and temperature that were best on the
 validation frames. Before it starts, train checks the data as doctor does, measures a few steps and says how long it
 will take; after the first epoch it checks the network, and stops where no further epoch could help.
---resume continues a training that was stopped; without it, training starts over.
+--resume continues a training that was stopped; without it, training starts over. What is missing beside a finished
+model is made without training.
 """
 
 import argparse
@@ -21,6 +24,9 @@ def parser() -> argparse.ArgumentParser:
     made = stage_parser(__doc__)
     made.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="the .h5 or .keras file to write")
     made.add_argument("--resume", action="store_true", help="continue a training that was stopped")
+    made.add_argument(
+        "--export", action="append", default=[], choices=("onnx", "savedmodel"), help="write the network so, too"
+    )
     made.add_argument("--epochs", type=positive, metavar="N", help="at most so many epochs")
     return made
 
@@ -33,7 +39,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +48,7 @@ from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, run_stage, say
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, OutputError, SettingsError
 from roofkit.ledger import input_digest
-from roofkit.paths import Paths
+from roofkit.model_card import About, card_keys, write_cards
 from roofkit.raster import band_names, open_raster, raster_digest
 from roofkit.settings import LoadDatasetArgs, TrainingArgs
 from unet.backend import start_keras
@@ -75,6 +81,7 @@ class TrainReport:
     parameters: int
     seconds_per_epoch: float
     kept: bool
+    exports: list[str] = field(default_factory=list)
 
 
 def made_from(settings: TrainSettings) -> dict[str, Any]:
@@ -231,10 +238,12 @@ def spread(batch_size: int) -> contextlib.AbstractContextManager[Any]:
 class Training:
     """One training run: the data, and the networks that learn from it."""
 
-    def __init__(self, settings: TrainSettings, paths: Paths, *, sample: int, quiet: bool) -> None:
+    def __init__(self, settings: TrainSettings, run: Run) -> None:
         from roofkit.pairs import find_pairs
 
-        self.settings, self.paths, self.sample, self.quiet = settings, paths, sample, quiet
+        self.settings, self.paths, self.quiet = settings, run.paths, run.quiet
+        self.sample, self.evaluation = run.settings.doctor_args.sample, run.settings.evaluate_args
+        paths = run.paths
         self.train_pairs = find_pairs(paths.train_frames, paths.train_masks, settings.extension)
         self.val_pairs = find_pairs(paths.val_frames, paths.val_masks, settings.extension)
 
@@ -381,6 +390,13 @@ class Training:
         }
         self.learner.save(path, facts)
 
+    def about(self, path: Path, rows: Sequence[Row]) -> About:
+        """What there is to say of the finished model."""
+        from unet.describe import describe
+
+        frames = self.train_pairs, self.val_pairs
+        return describe(path, self.settings, frames, self.evaluation, calibration_error=best_row(rows)["val_ece"])
+
 
 @dataclass(frozen=True)
 class Start:
@@ -410,17 +426,22 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
     check_suffix(model_path)
     name = model_path.name
     with Outputs(model_path.parent, "train", name=name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
-        training = Training(settings, run.paths, sample=run.settings.doctor_args.sample, quiet=run.quiet)
+        training = Training(settings, run)
         start, start_key = _pretrained(settings.training, run.paths.checkpoint, outputs)
         decisive = {**training.made_from(), "the model to start from": start_key}
         ending = [settings.training.epochs, settings.training.early_stopping]
         key = fingerprint("train", decisive, ending)
         _check_history(run.paths.history, run.overwrite)
-        if not outputs.plan({name: key}):
-            rows = outputs.facts(name)["rows"]
+        cards = card_keys(model_path, key, run)
+        todo = outputs.plan({name: key, **cards})
+        missing = {card: own for card, own in cards.items() if card in todo}
+        if name not in todo:
+            rows, counts = outputs.facts(name)["rows"], outputs.facts(name)["counts"]
             say(f"{model_path}: kept, finished with these frames and settings")
             _write_history(run.paths.history, rows)
-            return _report(model_path, rows, outputs.facts(name)["counts"], kept=True)
+            write_cards(model_path, lambda: training.about(model_path, rows), run, outputs, missing)
+            outputs.finish()
+            return _report(model_path, rows, counts, kept=True)
         training.prepare(start)
         counts = {
             "train_frames": len(training.train_pairs),
@@ -436,6 +457,7 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
 
         rows = _learn(training, model_path, Resume(model_path, decisive), save, resume=resume)
         outputs.record(name, key, rows=rows, counts=counts, start=start_key)
+        write_cards(model_path, lambda: training.about(model_path, rows), run, outputs, missing)
         outputs.finish()
     _warn_if_blank(rows)
     return _report(model_path, rows, counts, kept=False)
@@ -563,7 +585,15 @@ def train(options: argparse.Namespace, run: Run) -> TrainReport:
         blocks.load_dataset_args, blocks.model_args, blocks.output_args, training, blocks.extension_args.extension
     )
     model_path = options.model.absolute() if options.model else run.paths.checkpoint
-    return train_network(model_path, settings=settings, run=run, resume=options.resume)
+    exports = list(dict.fromkeys(options.export))
+    if exports:
+        from unet.export import check_exports
+
+        check_exports(exports)
+    report = train_network(model_path, settings=settings, run=run, resume=options.resume)
+    from unet.export import export_model
+
+    return replace(report, exports=export_model(model_path, exports, run))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
