@@ -11,9 +11,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from roofkit.cli import stage_parser
+from roofkit.options import stage_parser
 from roofkit.settings import SCHEMA_KEY, SCHEMA_NAME, Settings, settings_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,24 +132,10 @@ def written(action: argparse.Action) -> str:
     return f"{name} {value if isinstance(value, str) else ' '.join(value)}".strip()
 
 
-class _ParsedError(Exception):
-    """Carries a parser out of a script's `main`."""
-
-
 def parser_of(script: str) -> argparse.ArgumentParser:
-    """The parser that a script makes in its `main`, which goes no further."""
-    main = runpy.run_path(str(ROOT / script), run_name="script")["main"]
-
-    def caught(parser: argparse.ArgumentParser, *_: Any) -> Any:
-        raise _ParsedError(parser)
-
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", caught):
-        try:
-            main([])
-        except _ParsedError as found:
-            parser: argparse.ArgumentParser = found.args[0]
-            return parser
-    raise RuntimeError(f"{script}: main parses no options")
+    """The parser of a script."""
+    parser: argparse.ArgumentParser = runpy.run_path(str(ROOT / script), run_name="script")["parser"]()
+    return parser
 
 
 # ----------------------------------------------------------------------------------------------------------------- main
