@@ -21,6 +21,7 @@ from roofkit.fence import inside
 
 SUFFIX = ".ledger.jsonl"
 CHECKED = re.compile(r'(.*), "check": "([0-9a-f]{16})"\}')
+OF_ONE = re.compile(r"\.\w+\.(?!\d+of\d+\.ledger\.jsonl).+\.ledger\.jsonl")  # not that of a shard
 UP = 3  # folders above an artifact in which its ledger may be: those of split and download are in the data folder
 Record = dict[str, Any]
 
@@ -42,11 +43,13 @@ class Ledger:
         records: By the artifact's name, relative to the ledger's folder.
         planned: Names that the last run had set out to make, when it stopped before all was finished.
         missing: Those of them that it did not finish.
+        of_one: It is of one output, and of what lies beside it, a model's card say: each can be used without the others.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
     planned: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
+    of_one: bool = False
 
     @cached_property
     def folders(self) -> Counter[str]:
@@ -59,7 +62,7 @@ Note = tuple[str, str, Ledger]  # a stage, what its ledger calls a file, and the
 
 def read_ledger(path: Path) -> Ledger:
     """What a ledger says; nothing where there is none. Damaged lines, a torn last one say, are passed over."""
-    found = Ledger()
+    found = Ledger(of_one=bool(OF_ONE.fullmatch(path.name)))
     if not path.is_file():
         return found
     is_inside = inside(path.parent)  # somebody may have edited it
@@ -141,7 +144,7 @@ def input_fact(path: Path, fact: str) -> Any:
 
 def _check(path: Path, sha: str, notes: Sequence[Note]) -> None:
     for stage, name, ledger in notes:
-        others = ledger.folders[str(PurePath(name).parent)] - (name in ledger.missing)
+        others = 0 if ledger.of_one else ledger.folders[str(PurePath(name).parent)] - (name in ledger.missing)
         if others or name not in ledger.records:
             _raise_unfinished(path, stage, others or 1)
     if notes and not any(ledger.records[name]["sha256"] == sha for _, name, ledger in notes):

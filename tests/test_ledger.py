@@ -8,6 +8,7 @@ import pytest
 from roofkit.artifacts import Outputs, committed
 from roofkit.errors import BadInputError, OutputError
 from roofkit.ledger import check_input, digest, input_digest, input_digests, input_fact, line_of, read_ledger
+from roofkit.shards import shard_of
 
 
 def make(folder: Path, keys: dict[str, str], *, stop_after: int | None = None, text: str = "made", **options):
@@ -67,6 +68,23 @@ def test_an_input_is_hashed_and_a_changed_one_is_named(tmp_path):
     with pytest.raises(BadInputError, match="changed since mask wrote it"):
         check_input(tmp_path)
     assert input_digest(tmp_path / "b.tif")
+
+
+def test_an_output_can_be_used_before_what_lies_beside_it_is_there(tmp_path):
+    make(tmp_path, KEYS, stop_after=1, name="a.tif")
+    assert input_digest(tmp_path / "a.tif")
+    (tmp_path / "b.tif").write_text("made")
+    with pytest.raises(BadInputError, match=r"mask was stopped before it was finished \(1 file to go\)"):
+        input_digest(tmp_path / "b.tif")
+    (tmp_path / "a.tif").write_text("torn")
+    with pytest.raises(BadInputError, match="changed since mask wrote it"):
+        input_digest(tmp_path / "a.tif")
+
+
+def test_one_of_many_cannot(tmp_path):
+    make(tmp_path, KEYS, stop_after=1, shard=shard_of("1/2"))
+    with pytest.raises(BadInputError, match=r"mask was stopped before it was finished \(1 file to go\)"):
+        input_digest(tmp_path / "a.tif")
 
 
 def test_a_fact_counts_while_the_file_is_as_it_was_written(tmp_path):

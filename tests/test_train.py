@@ -18,6 +18,7 @@ import rasterio.features
 from imagery import real
 
 import train.train as stage
+from roofkit.ledger import input_digest
 from roofkit.settings import LoadDatasetArgs, TrainingArgs
 from train.train import (
     base_rate_bias,
@@ -749,6 +750,7 @@ def test_signals_end_training_and_leave_the_best_epoch(project, number, status):
         process.kill()
     assert time.monotonic() - started < 5
     assert load_model(project.model).frame_size == (SIDE, SIDE)
+    assert input_digest(project.model)  # it may be used, though its card is not there
     names = sorted(p.name for p in project.model.parent.iterdir())
     assert names == [".train.results_4.h5.ledger.jsonl", "history.csv", "results_4.h5", "results_4.resume.npz"]
 
