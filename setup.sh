@@ -30,7 +30,7 @@ flavour() {
 }
 
 # The lock file without the packages that this machine, or whoever only runs the program, does not want.
-readonly only_developers='hypothesis|jsonschema|mkdocs|mypy|onnx|onnxruntime|pandas-stubs|playwright|pre-commit|pytest|pytest-cov|pytest-xdist|rio-cogeo|ruff|tf2onnx'
+readonly only_developers='hypothesis|jsonschema|mkdocs|mypy|onnxruntime|pandas-stubs|playwright|pre-commit|pytest|pytest-cov|pytest-xdist|rio-cogeo|ruff'
 requirements() {
   local drop
   case "$1" in

@@ -43,7 +43,7 @@ class Ledger:
         records: By the artifact's name, relative to the ledger's folder.
         planned: Names that the last run had set out to make, when it stopped before all was finished.
         missing: Those of them that it did not finish.
-        of_one: It is of one output, and of what lies beside it, a model's card say: each can be used without the others.
+        of_one: It is of one output, and what lies beside it, a card of a model say: each is of use without the others.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
