@@ -205,7 +205,7 @@ def test_a_scene_is_mapped_with_polygons(project, make_raster, capsys):
     assert not mask[:40].any()
     assert not measured[:40].any()
     assert measured[40:].all()
-    largest = gpd.read_file(out / "roofs.gpkg")["area_m2"].max()
+    largest = gpd.read_file(out / "roofs.gpkg", layer="roofs")["area_m2"].max()
     assert largest == pytest.approx(400, rel=0.2)
     assert report(capsys)["highest_probability"] > 0.8
 
