@@ -6,7 +6,6 @@ The right and lower edge is padded; padding is marked invalid in the chip's inte
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.addresses import path_or_address
@@ -44,7 +43,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, progress, run_stage
+from roofkit.cli import Run, leave, progress, run_stage
 from roofkit.errors import BadInputError, SettingsError
 from roofkit.pairs import by_stem
 from roofkit.raster import (
@@ -249,4 +248,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

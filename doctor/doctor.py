@@ -8,7 +8,6 @@ cause and what to do. Exit status 1 when one fails.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.options import answer, stage_parser
@@ -32,7 +31,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from roofkit.cli import DONE, FAILED, Run, checked, console, say, start_run
+from roofkit.cli import DONE, FAILED, Run, checked, console, leave, say, start_run
 from roofkit.errors import MissingInputError, RoofError, SettingsError
 from roofkit.findings import Finding, failures, found, from_error, passed, skipped
 from roofkit.paths import find_labels, holds_files
@@ -362,4 +361,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

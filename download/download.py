@@ -70,7 +70,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, console, run_stage, say
+from roofkit.cli import Run, console, leave, run_stage, say
 from roofkit.errors import BadInputError, MissingInputError, OutputError
 from roofkit.ledger import input_digests
 from roofkit.paths import Paths, check_input
@@ -477,4 +477,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -25,7 +25,6 @@ intervals of a single frame.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.options import answer, stage_parser
@@ -59,7 +58,7 @@ from numpy.typing import NDArray
 
 from roofkit import scores
 from roofkit.artifacts import Outputs, fingerprint, write_json
-from roofkit.cli import Run, progress, run_stage, say
+from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.errors import MismatchError, MissingInputError, RoofError
 from roofkit.ledger import input_digests
 from roofkit.pairs import by_stem, check_grid, mask_files, pair_rasters, read_mask, read_probability
@@ -458,4 +457,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

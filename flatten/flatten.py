@@ -13,7 +13,6 @@ pixels of each file without replacement; which ones depends on the file's name a
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.addresses import path_or_address
@@ -49,7 +48,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, fingerprint, streamed
-from roofkit.cli import Run, progress, run_stage, say
+from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.raster import Pixels, Valid, all_valid, data_bands, open_raster, raster_digest, raster_files, read_pixels
 from roofkit.settings import FlattenArgs
@@ -562,4 +561,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

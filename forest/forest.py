@@ -9,7 +9,6 @@ predict/predict.py MODEL.skops SRC DST applies it, to frames and whole scenes.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.options import answer, stage_parser
@@ -34,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roofkit.cli import Run, run_stage
+from roofkit.cli import Run, leave, run_stage
 from roofkit.settings import ForestArgs
 from roofkit.stopping import raise_if_stopped
 from roofkit.workers import cores
@@ -137,4 +136,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

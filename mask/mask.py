@@ -9,7 +9,6 @@ A mask is invalid where its frame is, and where a polygon of unknown class (--ig
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.addresses import path_or_address
@@ -52,7 +51,7 @@ from rasterio.windows import Window
 
 from roofkit.addresses import Address
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, progress, run_stage, say
+from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.drawing import fill
 from roofkit.errors import BadInputError, MismatchError
 from roofkit.ledger import check_input
@@ -518,4 +517,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,7 +10,6 @@ sizes differ by a hair (web tiles in degrees, rounded transforms) may drift as f
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.options import answer, stage_parser
@@ -38,7 +37,7 @@ from affine import Affine
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, progress, run_stage
+from roofkit.cli import Run, leave, progress, run_stage
 from roofkit.errors import BadInputError, MismatchError, OutputError
 from roofkit.raster import (
     BLOCK,
@@ -325,4 +324,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

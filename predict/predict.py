@@ -19,7 +19,6 @@ GeoTIFF for each block that holds a valid pixel, DST/<scene>.vrt over them, and 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.addresses import path_or_address
@@ -73,7 +72,7 @@ from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, fingerprint
 from roofkit.blocks import Band, block_name, blocks_of, write_item, write_vrt
-from roofkit.cli import Run, progress, run_stage, say
+from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.display import (
     MASK_BAND,
     MASK_COLOURS,
@@ -558,4 +557,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,7 +10,6 @@ predict/predict.py MODEL.skops SRC DST applies it, to frames and whole scenes.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.options import answer, stage_parser
@@ -35,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roofkit.cli import Run, run_stage, say
+from roofkit.cli import Run, leave, run_stage, say
 from roofkit.errors import SettingsError
 from roofkit.settings import RegressionArgs
 from roofkit.stopping import raise_if_stopped
@@ -164,4 +163,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

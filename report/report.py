@@ -12,7 +12,6 @@ how large they may be. With predict_args.scene_probabilities the whole map follo
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.options import answer, stage_parser
@@ -33,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from roofkit.artifacts import Outputs, committed, fingerprint, read_runs
-from roofkit.cli import Run, run_stage, say
+from roofkit.cli import Run, leave, run_stage, say
 from roofkit.errors import MissingInputError, OutputError, RoofError
 from roofkit.ledger import input_digests
 from roofkit.paths import Paths, find_labels, holds_files
@@ -185,4 +184,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -73,7 +73,7 @@ from pathlib import Path
 from typing import Any
 
 from roofkit.artifacts import read_runs, write_json
-from roofkit.cli import DONE, checked, console, say, start_run
+from roofkit.cli import DONE, checked, console, leave, say, start_run
 from roofkit.errors import MissingInputError, SettingsError
 from roofkit.paths import Paths, find_labels, holds_files
 
@@ -269,4 +269,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

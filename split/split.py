@@ -11,7 +11,6 @@ roof. A training chip that shares ground with a validation chip is left out, and
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.options import answer, stage_parser
@@ -48,7 +47,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
 from roofkit.artifacts import Outputs, committed, fingerprint
-from roofkit.cli import Run, progress, run_stage
+from roofkit.cli import Run, leave, progress, run_stage
 from roofkit.errors import BadInputError, OutputError, SettingsError
 from roofkit.ledger import digest, input_digest
 from roofkit.pairs import check_grid, mask_files, pair_rasters, place_of, read_mask
@@ -506,4 +505,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,7 +12,6 @@ values.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from roofkit.options import answer, stage_parser
@@ -43,7 +42,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, committed, fingerprint, write_json
-from roofkit.cli import Run, progress, run_stage
+from roofkit.cli import Run, leave, progress, run_stage
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
 from roofkit.ledger import input_digest
 from roofkit.raster import (
@@ -751,4 +750,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

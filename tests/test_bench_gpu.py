@@ -237,6 +237,7 @@ def test_the_generator_is_timed_with_the_frames_bands(make_raster, tmp_path):
     assert found["frames_per_second"] == pytest.approx(5 / found["seconds"])
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({"model_args": SMALL}))
     command = [sys.executable, ROOT / "bench/gpu.py", "--quick", "--settings", tmp_path / "settings.json"]

@@ -170,6 +170,7 @@ def test_three_digits():
 # ---------------------------------------------------------------------------------------------------------- a quick run
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path):
     line = [sys.executable, ROOT / "bench/memory.py", tmp_path / "out", "--sides", "400", "600", "--bands", "1"]
     line += ["--stages", "mosaic", "--part", "memory", "--json", tmp_path / "report.json"]

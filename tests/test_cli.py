@@ -241,3 +241,20 @@ def test_the_second_signal_does_not_disturb_the_tidying_up(capfd):
     assert checked(work, argparse.Namespace(), "x") == 143
     assert tidied
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("status", [130, 143])
+def test_after_a_signal_the_process_ends_at_once_and_what_it_said_is_out(status):
+    code = (
+        "import atexit; from roofkit.cli import leave; atexit.register(print, 'cleaned up'); "
+        f"print('said', end=''); leave({status})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "said", "")
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_else_it_ends_as_usual(status):
+    code = f"import atexit; from roofkit.cli import leave; atexit.register(print, 'cleaned up'); leave({status})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (status, "cleaned up\n")

@@ -112,6 +112,7 @@ def test_chips_masks_and_tables_are_those_of_one_process(cluster, scenes, tmp_pa
     assert len(expected) > 100
 
 
+@pytest.mark.slow
 def test_a_map_is_that_of_one_process(cluster, scenes, tmp_path):
     from unet.backend import start_keras
 

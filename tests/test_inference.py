@@ -103,7 +103,7 @@ def small_batches(*sizes, seed=0):
         ("satellite_unet", 2, "batch", "channels_first"),
         ("residual_unet", 2, "group", "channels_last"),
         ("residual_unet", 1, "batch", "channels_first"),
-        ("MobileNetV2", 1, "batch", "channels_last"),
+        pytest.param("MobileNetV2", 1, "batch", "channels_last", marks=pytest.mark.slow),
     ],
 )
 def test_same_as_keras(exact, architecture, classes, normalization, data_format):

@@ -175,7 +175,9 @@ def test_residual_unet_of_the_default_size_is_small_enough_for_a_laptop():
     assert 3_500_000 < network.count_params() < 4_500_000
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    "encoder", [pytest.param(name, marks=[pytest.mark.slow] * (name != "MobileNetV2")) for name in ENCODERS]
+)
 def test_every_encoder_takes_any_number_of_bands_and_survives_its_file(encoder, tmp_path):
     from unet.model_file import load_model, save_model
 

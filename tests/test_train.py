@@ -455,6 +455,7 @@ def test_keras_generator_on_16_bits_names_the_setting(project, capsys):
 # ------------------------------------------------------------------------------------------------------ several devices
 
 
+@pytest.mark.slow
 def test_two_devices_learn_what_one_does(project, capsys):
     """Each of two logical devices takes half of a batch; normalised by groups and in float32, nothing else differs."""
     project.set(normalization="group", loss="bce", epochs=2, batch_size=4, zoom_range=0.0)

@@ -45,7 +45,7 @@ from typing import Any
 import numpy as np
 
 from roofkit.artifacts import Outputs, committed, fingerprint
-from roofkit.cli import Run, run_stage, say
+from roofkit.cli import Run, leave, run_stage, say
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, OutputError, SettingsError
 from roofkit.ledger import input_digest
 from roofkit.model_card import About, card_keys, write_cards
@@ -602,4 +602,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
