@@ -10,6 +10,7 @@ from typing import Any
 INTERRUPTED, TERMINATED = 130, 143
 PATIENCE = 3.0  # seconds to tidy up in; then the process ends, and the next run tidies up, as after kill -9
 _asked_to_stop: list[type[BaseException]] = []
+_deferred = 0  # blocks of `deferring` that the main thread is in
 
 
 class Terminated(BaseException):
@@ -23,6 +24,25 @@ def raise_if_stopped() -> None:
     """Raise what a signal asked for, in case a library swallowed it where it was raised first (a destructor, say)."""
     if _asked_to_stop:
         raise _asked_to_stop[0]
+
+
+@contextlib.contextmanager
+def deferring() -> Iterator[None]:
+    """Inside, which should be short, signals wait; what they ask for is raised at its end. In the main thread only.
+
+    Blocking them in this thread is not enough: the system then hands them to another one, and Python to this.
+    """
+    global _deferred
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _deferred, before = _deferred + 1, bool(_asked_to_stop)
+    try:
+        yield
+    finally:
+        _deferred -= 1
+    if not (_deferred or before):
+        raise_if_stopped()
 
 
 @contextlib.contextmanager
@@ -48,7 +68,8 @@ def stopping(patience: float = PATIENCE) -> Iterator[None]:
 def _stop(number: int, frame: Any) -> None:
     if not _asked_to_stop:
         _asked_to_stop.append(KINDS[signal.Signals(number)])
-        raise_if_stopped()
+        if not _deferred:
+            raise_if_stopped()
 
 
 @contextlib.contextmanager

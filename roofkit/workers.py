@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from roofkit.errors import OutputError
 from roofkit.heeded import are_heeded, heed
+from roofkit.stopping import deferring
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -162,12 +163,13 @@ def _result(pool: ProcessPoolExecutor, future: Future[Result]) -> Result:
 
 
 def _submit(pool: ProcessPoolExecutor, work: Callable[[Item], Result], item: Item) -> Future[Result]:
-    """Hand out a task. A worker that this starts inherits a blocked Ctrl-C, which here only waits a moment."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return pool.submit(work, item)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Hand out a task. A worker that this starts inherits a blocked Ctrl-C, and is told all that it needs to start."""
+    with deferring():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return pool.submit(work, item)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:

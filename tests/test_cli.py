@@ -8,7 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from roofkit.cli import checked, progress, run_stage, say
 from roofkit.errors import BadInputError
 from roofkit.options import positive, stage_parser
-from roofkit.stopping import Terminated, raise_if_stopped
+from roofkit.stopping import Terminated, deferring, raise_if_stopped, stopping
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
@@ -241,6 +243,46 @@ def test_the_second_signal_does_not_disturb_the_tidying_up(capfd):
     assert checked(work, argparse.Namespace(), "x") == 143
     assert tidied
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_waits_for_what_must_not_be_cut_short(number, kind):
+    done = []
+
+    def work() -> None:
+        with stopping():
+            with deferring():
+                with deferring():
+                    signal.raise_signal(number)
+                done.append("begun")
+            done.append("never")
+
+    with pytest.raises(kind):
+        work()
+    assert done == ["begun"]
+    with deferring():  # of another signal, later
+        pass
+
+
+def test_other_threads_defer_nothing():
+    entered, left = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with deferring():
+            entered.set()
+            left.wait(30)
+
+    def interrupt() -> None:
+        entered.wait(30)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            left.set()
+
+    with stopping(), ThreadPoolExecutor(1) as pool:
+        pool.submit(work)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
 
 
 @pytest.mark.parametrize("status", [130, 143])

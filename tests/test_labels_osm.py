@@ -49,7 +49,7 @@ def test_a_server_that_drips_ends_at_the_deadline(line, capsys):  # noqa: F811
         handler.send_response(200)
         handler.send_header("Content-Length", "1000")
         handler.end_headers()
-        for _ in range(30):
+        for _ in range(300):
             handler.wfile.write(b" ")
             time.sleep(0.1)
 
@@ -57,7 +57,7 @@ def test_a_server_that_drips_ends_at_the_deadline(line, capsys):  # noqa: F811
     with web_server(routes={"/api/interpreter": drip}) as server:
         server.handle_error = lambda *_: None  # the client hangs up
         assert main(line(labels="osm", overpass_url=f"{server.url}/api", deadline=0.5)) == 1
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 10  # all drops take longer than that
     assert "not done in 0.5 s" in capsys.readouterr().err
 
 
