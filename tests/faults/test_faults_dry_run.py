@@ -44,7 +44,7 @@ LIGHT = sorted(set(CASES) - set(HEAVY))
 SWEEP = [pytest.param(name, marks=pytest.mark.faults) for name in HEAVY]
 
 
-@pytest.mark.parametrize("name", [*LIGHT, "train", *SWEEP])
+@pytest.mark.parametrize("name", [*LIGHT, *SWEEP])
 def test_it_says_what_the_run_does(undisturbed, name):
     kept, _ = undisturbed.undisturbed(name)
     made = shown({str(path.relative_to(kept)) for path in files(kept)}) - {"history.csv"}  # it goes with the model
