@@ -105,7 +105,7 @@ def write_item(path: Path, scene: Path | Address, grid: Grid, probabilities: Seq
     ring = outline(grid)
     box = [f(axis) for f in (min, max) for axis in zip(*ring)] if ring else None
     geometry = {"type": "Polygon", "coordinates": [ring]} if ring else None
-    item = pystac.Item(path.stem, geometry, box, _time(scene), {"title": f"Metal roofs in {scene.stem}"})
+    item = pystac.Item(path.stem, geometry, box, time_of(scene), {"title": f"Metal roofs in {scene.stem}"})
     for key, folder in (("mask", path.parent), *((f"probability_{i}", p) for i, p in enumerate(probabilities))):
         href = os.path.relpath(folder / f"{path.stem}.vrt", path.parent)
         item.add_asset(key, pystac.Asset(href, media_type="application/xml", roles=["data"]))
@@ -132,7 +132,8 @@ def outline(grid: Grid) -> list[list[float]] | None:
     return [[round(a, 7), round(b, 7)] for a, b in zip(lon, lat)]
 
 
-def _time(scene: Path | Address) -> datetime.datetime:
+def time_of(scene: Path | Address) -> datetime.datetime:
+    """When a raster was taken, as it says itself; else, when its file was changed last."""
     with open_raster(scene) as src:
         stated = src.tags().get("TIFFTAG_DATETIME", "")
     try:

@@ -4,7 +4,6 @@ The item follows STAC 1.1 and its machine-learning-model extension (MLM); the ca
 (arXiv:1810.03993). Both say what the training stage knows, and where it knows nothing, that it does not.
 """
 
-import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from roofkit import scores
 from roofkit.artifacts import Outputs, committed, fingerprint, write_json
-from roofkit.blocks import outline
+from roofkit.blocks import outline, time_of
 from roofkit.cli import Run
 from roofkit.pairs import Pair
 from roofkit.raster import grid_of, open_raster
@@ -137,7 +136,7 @@ def write_cards(
 
 
 def stac_item(model: Path, about: About) -> "pystac.Item":
-    """The STAC item of a model, with the MLM extension; its place is that of the training frames."""
+    """The STAC item of a model, with the MLM extension; its place and time are those of the training frames."""
     import pystac
     from pystac.extensions import mlm
     from pystac.extensions.classification import Classification, ItemClassificationExtension
@@ -149,12 +148,12 @@ def stac_item(model: Path, about: About) -> "pystac.Item":
         west, south, east, north = bounds
         ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
         geometry = {"type": "Polygon", "coordinates": [ring]}
-    made = datetime.datetime.fromtimestamp(int(model.stat().st_mtime), datetime.timezone.utc)
+    newest = max(time_of(pair.frame) for pair in about.frames[0])  # not now: the same frames make the same item
     properties = {
         "title": f"Metal roofs: {about.architecture}", "description": about.preparation,
         "bands": [{"name": name} for name in about.bands],
     }  # fmt: skip
-    item = pystac.Item(model.stem, geometry, list(bounds) if bounds else None, made, properties)
+    item = pystac.Item(model.stem, geometry, list(bounds) if bounds else None, newest, properties)
     task = mlm.TaskType.SEMANTIC_SEGMENTATION
     taken, given = about.taken, about.given
     classes = [

@@ -25,14 +25,16 @@ COUNTS = np.array([[8, 1, 1, 90], [4, 2, 0, 94], [0, 1, 3, 96]])  # IoU 12 / 20
 
 @pytest.fixture
 def about(make_raster):
-    def pair(name):
-        return Pair(*(make_raster(np.ones((2, 8, 8), "uint8"), f"{kind}/{name}.tif") for kind in ("frames", "masks")))
+    def pair(name, seconds=0):
+        paths = [make_raster(np.ones((2, 8, 8), "uint8"), f"{kind}/{name}.tif") for kind in ("frames", "masks")]
+        os.utime(paths[0], (seconds, seconds))
+        return Pair(*paths)
 
     return About(
         architecture="a network", framework=("NumPy", "numpy"), parameters=1234, bands=("red", "nir"),
         taken=Array((-1, 8, 8, 2), ("batch", "height", "width", "bands")),
         given=Array((-1, 8, 8, 1), ("batch", "height", "width", "channel")), preparation="It takes raw pixels.",
-        threshold=0.375, frames=([pair("a"), pair("b")], [pair("c")]),
+        threshold=0.375, frames=([pair("a", 1_700_000_000), pair("b")], [pair("c")]),
         scored=frame_scores(COUNTS, 0.03125, EvaluateArgs(bootstrap=200)),
         settings={"some_args": {"rate": 0.5, "size": [8, 8]}}, artifact="some.dump", use="    use it so",
         started_from="other weights",
@@ -50,7 +52,6 @@ def model(tmp_path):
     path = tmp_path / "results" / "network.h5"
     path.parent.mkdir()
     path.write_bytes(b"model")
-    os.utime(path, (1_700_000_000, 1_700_000_000))
     return path
 
 
