@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from roofkit.rehearsal import Plan, rehearsal
 from roofkit.root import base_of
 from roofkit.settings import Block, Settings, check_settings, load_settings
 from roofkit.shards import Shard
-from roofkit.stopping import INTERRUPTED, PATIENCE, TERMINATED, Terminated, stopping
+from roofkit.stopping import INTERRUPTED, KINDS, PATIENCE, TERMINATED, Terminated, stopping
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,12 +118,17 @@ def checked(
 
 
 def leave(status: int) -> NoReturn:
-    """End this process with that status; after a signal at once: the clean-up of large libraries takes seconds."""
+    """End this process with that status; after a signal at once: the clean-up of large libraries takes seconds.
+
+    A signal during that clean-up changes nothing any more: the work is done, and the status tells of it.
+    """
     if status in (INTERRUPTED, TERMINATED):
         with contextlib.suppress(OSError):  # who read them is gone
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+    for number in KINDS:
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 

@@ -296,7 +296,10 @@ def test_after_a_signal_the_process_ends_at_once_and_what_it_said_is_out(status)
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
-def test_else_it_ends_as_usual(status):
-    code = f"import atexit; from roofkit.cli import leave; atexit.register(print, 'cleaned up'); leave({status})"
+def test_else_it_ends_as_usual_and_signals_come_too_late(status):
+    code = (
+        "import atexit, signal; from roofkit.cli import leave; atexit.register(print, 'cleaned up'); "
+        f"[atexit.register(signal.raise_signal, n) for n in (signal.SIGINT, signal.SIGTERM)]; leave({status})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (status, "cleaned up\n")
