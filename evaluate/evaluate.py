@@ -61,7 +61,7 @@ from roofkit.artifacts import Outputs, fingerprint, write_json
 from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.errors import MismatchError, MissingInputError, RoofError
 from roofkit.ledger import input_digests
-from roofkit.pairs import by_stem, check_grid, mask_files, pair_rasters, read_mask, read_probability
+from roofkit.pairs import ScoredFrame, by_stem, check_grid, mask_files, pair_rasters, read_mask, read_probability
 from roofkit.paths import find_labels, holds_files
 from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, windows
 from roofkit.settings import EvaluateArgs, MaskArgs
@@ -108,20 +108,12 @@ class Score(float):
         return f"{float(self):{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
-@dataclass(frozen=True)
-class Frame:
+@dataclass(frozen=True, kw_only=True)
+class Frame(ScoredFrame):
     """The files of one frame, and the roofs that touch it as WKB in its CRS: one task for a worker."""
 
-    prediction: Path
-    mask: Path
     grid: Grid
-    probability: Path | None = None
     roofs: tuple[bytes, ...] = ()
-
-    @property
-    def files(self) -> list[Path]:
-        """All of them."""
-        return [self.prediction, self.mask, *([self.probability] if self.probability else [])]
 
     @property
     def is_large(self) -> bool:
@@ -239,7 +231,7 @@ def find_frames(predictions: Path, masks: Path) -> list[Frame]:
     frames = []
     for prediction, mask in pair_rasters(mask_files(predictions), mask_files(masks), kinds=("prediction", "mask")):
         with open_raster(prediction) as predicted, open_raster(mask) as truth:
-            frames.append(Frame(prediction, mask, grid_of(predicted if predicted.crs else truth)))
+            frames.append(Frame(prediction, mask, grid=grid_of(predicted if predicted.crs else truth)))
     return frames
 
 

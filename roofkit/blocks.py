@@ -73,10 +73,11 @@ def _describe(band: ElementTree.Element, about: Band) -> None:
         ElementTree.SubElement(metadata, "MDI", key=key).text = value
     ElementTree.SubElement(band, "Description").text = about.name
     ElementTree.SubElement(band, "ColorInterp").text = "Palette" if about.colours else "Gray"
-    table = ElementTree.SubElement(band, "ColorTable") if about.colours else None
-    for _, colour in sorted(about.colours.items()):
-        entry = {f"c{i}": str(level) for i, level in enumerate((*colour, 255), start=1)}
-        ElementTree.SubElement(table, "Entry", entry)  # type: ignore[arg-type]
+    if about.colours:
+        table = ElementTree.SubElement(band, "ColorTable")
+        for _, colour in sorted(about.colours.items()):
+            entry = {f"c{i}": str(level) for i, level in enumerate((*colour, 255), start=1)}
+            ElementTree.SubElement(table, "Entry", entry)
 
 
 def _add_sources(band: ElementTree.Element, blocks: Mapping[str, Window], source_band: str) -> None:

@@ -36,6 +36,20 @@ class Pair:
     mask: Path
 
 
+@dataclass(frozen=True)
+class ScoredFrame:
+    """The files of a frame that is scored; `probability` may be absent."""
+
+    prediction: Path
+    mask: Path
+    probability: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        return [self.prediction, self.mask, *([self.probability] if self.probability else [])]
+
+
 def mask_files(source: Path) -> list[Path]:
     """The mask itself, or the masks of a folder, whichever kind of raster they are, sorted by name.
 

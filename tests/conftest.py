@@ -51,6 +51,27 @@ def make_raster(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def run(tmp_path: Path) -> Any:
+    """How a stage runs in an empty project: quietly, in one process."""
+    from roofkit.cli import Run
+    from roofkit.paths import project_paths
+    from roofkit.settings import Settings
+
+    settings = Settings()
+    return Run(settings, project_paths(settings, tmp_path), tmp_path / "settings.json", False, 1, True)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, only_this_machine: None) -> None:
+    """No other machine, no long pauses, small blocks."""
+    import roofkit.range_file
+    import roofkit.web
+
+    monkeypatch.setattr(roofkit.web, "PAUSE", 0.01)
+    monkeypatch.setattr(roofkit.range_file, "BLOCK", 64 * 1024)
+
+
+@pytest.fixture
 def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The test fails where anything connects to another machine, even if the program takes no harm from it."""
     connect, seen = socket.socket.connect, set()

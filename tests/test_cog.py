@@ -10,19 +10,13 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from web_server import web_server
 
-import roofkit.range_file
-import roofkit.web
 from download.download import main
 
 TOKEN = "planted-token-51c0de"
 FAULTS = [429, 500, 503, "reset", "truncated", "hang"]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch, only_this_machine):
-    """No other machine, no long pauses, small blocks."""
-    monkeypatch.setattr(roofkit.web, "PAUSE", 0.01)
-    monkeypatch.setattr(roofkit.range_file, "BLOCK", 64 * 1024)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

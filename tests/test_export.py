@@ -5,10 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from roofkit.cli import Run
 from roofkit.errors import OutputError, SettingsError
-from roofkit.paths import project_paths
-from roofkit.settings import ModelArgs, OutputArgs, Settings
+from roofkit.settings import ModelArgs, OutputArgs
 from unet.backend import start_keras
 
 keras = start_keras()
@@ -26,12 +24,6 @@ def small(seed):
     keras.utils.set_random_seed(seed)
     args = ModelArgs(architecture="residual_unet", input_shape=(SIDE, SIDE, 2), filters=4, num_layers=1)
     return build_unet(args, OutputArgs(), preparation=Preparation(None, [900.0, 700.0], [60.0, 50.0]))
-
-
-@pytest.fixture
-def run(tmp_path):
-    settings = Settings()
-    return Run(settings, project_paths(settings, tmp_path), tmp_path / "settings.json", False, 1, True)
 
 
 @pytest.fixture

@@ -15,14 +15,7 @@ import flatten.flatten as stage
 from flatten.flatten import codes, columns, cuts, degrees, draw, flatten_rasters, keep, main, strips
 from roofkit.cli import Run
 from roofkit.errors import BadInputError, MissingInputError, OutputError, SettingsError
-from roofkit.paths import project_paths
-from roofkit.settings import FlattenArgs, Settings
-
-
-@pytest.fixture
-def run(tmp_path):
-    settings = Settings()
-    return Run(settings, project_paths(settings, tmp_path), tmp_path / "settings.json", False, 1, True)
+from roofkit.settings import FlattenArgs
 
 
 def flat(src, dst, run, **settings):

@@ -10,12 +10,14 @@ import pytest
 import shapely
 from earth_engine_server import earth_engine
 from imagery import real
-from test_cog import FAULTS, TOKEN, quick  # noqa: F401
+from test_cog import FAULTS, TOKEN
 from web_server import web_server
 
 from download.download import main
 from roofkit.labels import read_labels
 from sources.osm import safe_names
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 BBOX = [83.0, 26.0, 83.01, 26.01]
 

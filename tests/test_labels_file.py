@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from test_cog import quick  # noqa: F401
 from test_label_sources import drawn, labels, line, square  # noqa: F401
 
 from download.download import main
 from roofkit.labels import read_features
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 ONE, TWO = square(83.002, 26.002), square(83.004, 26.002)
 

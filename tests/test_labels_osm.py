@@ -5,11 +5,13 @@ import time
 import geopandas as gpd
 import osmnx
 import pytest
-from test_cog import TOKEN, quick  # noqa: F401
+from test_cog import TOKEN
 from test_label_sources import labels, line, osm, osm_server, square, town, way  # noqa: F401
 from web_server import web_server
 
 from download.download import main
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def houses(**tags):

@@ -13,12 +13,10 @@ from pystac.extensions.mlm import MLMExtension
 from pystac.validation import validate_dict
 
 from roofkit.artifacts import Outputs
-from roofkit.cli import Run
 from roofkit.errors import OutputError
 from roofkit.model_card import About, Array, bounds_of, card_keys, card_text, frame_scores, stac_item, write_cards
 from roofkit.pairs import Pair
-from roofkit.paths import project_paths
-from roofkit.settings import EvaluateArgs, Settings
+from roofkit.settings import EvaluateArgs
 
 COUNTS = np.array([[8, 1, 1, 90], [4, 2, 0, 94], [0, 1, 3, 96]])  # IoU 12 / 20
 
@@ -39,12 +37,6 @@ def about(make_raster):
         settings={"some_args": {"rate": 0.5, "size": [8, 8]}}, artifact="some.dump", use="    use it so",
         started_from="other weights",
     )  # fmt: skip
-
-
-@pytest.fixture
-def run(tmp_path):
-    settings = Settings()
-    return Run(settings, project_paths(settings, tmp_path), tmp_path / "settings.json", False, 1, True)
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ import earth_engine_server
 import numpy as np
 import pytest
 from earth_engine_server import earth_engine
-from test_cog import TOKEN, quick  # noqa: F401
+from test_cog import TOKEN
 from test_label_sources import labels, line, square  # noqa: F401
 
 from download.download import main
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def building(code, x, geometry=None):

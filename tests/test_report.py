@@ -177,7 +177,7 @@ def test_thresholds_are_even_and_hold_the_projects_own():
 
 
 def test_best_median_and_worst_are_frames_with_labelled_roofs():
-    frames = [Frame(name, Path(), Path()) for name in "abcde"]
+    frames = [Frame(Path(), Path(), name=name) for name in "abcde"]
     pixels = [np.array(p) for p in ((1, 1, 0, 5), (0, 3, 0, 5), (4, 0, 0, 5), (1, 0, 2, 5), (0, 0, 0, 9))]
     assert ranked(frames, pixels) == [("best", 2), ("median", 0), ("worst", 3)]
     assert ranked(frames[:2], pixels[:2]) == [("best", 0)]

@@ -10,11 +10,13 @@ import pytest
 import rasterio
 from affine import Affine
 from imagery import real
-from test_cog import TOKEN, quick, snapshot  # noqa: F401
+from test_cog import TOKEN, snapshot
 from web_server import web_server
 
 from download.download import main
 from sources.spacenet import CITIES, Archive, footprints, pairs
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 NEW = {
     "PS-MS": "{city}/PS-MS/SN2_buildings_train_{city}_PS-MS_img{n}.tif",

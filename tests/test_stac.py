@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.warp import transform_bounds
-from test_cog import FAULTS, TOKEN, bbox_of, check_exact, quick, snapshot  # noqa: F401
+from test_cog import FAULTS, TOKEN, bbox_of, check_exact, snapshot
 from web_server import web_server
 
 from download.download import main
 from sources.stac import PRESETS, flat
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 STAC = "1.0.0"
 

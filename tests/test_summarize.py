@@ -11,8 +11,7 @@ import flatten.flatten as flatten_stage
 import summarize.summarize as stage
 from roofkit.cli import Run
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
-from roofkit.paths import project_paths
-from roofkit.settings import FlattenArgs, Settings, SummarizeArgs
+from roofkit.settings import FlattenArgs, SummarizeArgs
 from summarize.summarize import (
     colour_of,
     edges,
@@ -27,12 +26,6 @@ from summarize.summarize import (
     summarize_source,
     top_of_axis,
 )
-
-
-@pytest.fixture
-def run(tmp_path):
-    settings = Settings()
-    return Run(settings, project_paths(settings, tmp_path), tmp_path / "settings.json", False, 1, True)
 
 
 def summary(src, dst, run, **settings):

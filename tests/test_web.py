@@ -8,11 +8,12 @@ import time
 
 import pytest
 import requests
-from test_cog import quick  # noqa: F401
 from web_server import web_server
 
 import roofkit.web
 from roofkit.web import Web, WebError, pause_before
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

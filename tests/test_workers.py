@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -144,8 +145,8 @@ def test_workers_end_with_the_main_process(tmp_path, number):
     wait_until(lambda: not alive(process.pid))
 
 
-def wait_until(holds: object, seconds: float = 10.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
-    while not holds():  # type: ignore[operator]
+    while not holds():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)

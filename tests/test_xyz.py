@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from imagery import real
-from test_cog import FAULTS, TOKEN, quick, snapshot  # noqa: F401
+from test_cog import FAULTS, TOKEN, snapshot
 from web_server import web_server
 
 from download.download import main
@@ -16,6 +16,8 @@ from roofkit.raster import gdal_env
 from roofkit.settings import DownloadArgs
 from roofkit.web import Web
 from sources.xyz import HALF, Xyz, decoded, tile_at
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 ZOOM, LEFT, TOP = 17, 95_897, 55_400
 SIZE = 3  # tiles a side

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import h5py  # type: ignore[import-untyped]
+import h5py
 
 from roofkit.memory import free_memory
 

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roofkit import scores
-from roofkit.pairs import check_grid, read_mask, read_probability
+from roofkit.pairs import ScoredFrame, check_grid, read_mask, read_probability
 from roofkit.raster import open_raster, windows
 
 WINDOW = 2048
@@ -19,19 +18,11 @@ ROUNDED = 6  # digits of what people read
 Counts = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The files of a validation frame; `probability` may be absent."""
+@dataclass(frozen=True, kw_only=True)
+class Frame(ScoredFrame):
+    """The files of a validation frame, and its name."""
 
     name: str
-    prediction: Path
-    mask: Path
-    probability: Path | None = None
-
-    @property
-    def files(self) -> list[Path]:
-        """All of them."""
-        return [self.prediction, self.mask, *([self.probability] if self.probability else [])]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def find_frames(predictions: Path, masks: Path, probabilities: Path) -> list[Fra
     pairs = pair_rasters(mask_files(predictions), mask_files(masks), kinds=("prediction", "mask"))
     known = by_stem(raster_files(probabilities)) if holds_files(probabilities) else {}
     whole = all(prediction.stem in known for prediction, _ in pairs)
-    return [Frame(one.stem, one, mask, known[one.stem] if whole else None) for one, mask in pairs]
+    return [Frame(one, mask, known[one.stem] if whole else None, name=one.stem) for one, mask in pairs]
 
 
 def own_threshold(predictions: Path) -> float | None:

@@ -68,22 +68,23 @@ def test_what_is_finished_is_kept_and_done_again_with_other_settings(undisturbed
     assert other["redo"] | other["keep"] | other["remove"] == plan["keep"]
 
 
-def test_a_file_in_the_way_is_found(undisturbed):
-    undisturbed.make("chip")
-    undisturbed.clear()
-    (undisturbed.out / "mosaic.tif").write_text("mine")
-    line = [*CASES["mosaic"].argv(undisturbed.ref, undisturbed.out), "--dry-run"]
-    done = undisturbed.server(False).run("mosaic", line)
+def refused(project, stage: str, name: str) -> str:
+    """What the dry run of a stage says where a file of that name is in its way."""
+    project.make("chip")
+    project.clear()
+    (project.out / name).write_text("mine")
+    line = [*CASES[stage].argv(project.ref, project.out), "--dry-run"]
+    done = project.server(False).run(stage, line)
     assert done.status == 1
-    assert "mosaic.tif: a file that this stage did not write; expected" in done.said
+    return done.said
+
+
+def test_a_file_in_the_way_is_found(undisturbed):
+    said = refused(undisturbed, "mosaic", "mosaic.tif")
+    assert "mosaic.tif: a file that this stage did not write; expected" in said
     assert (undisturbed.out / "mosaic.tif").read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_made_is_found(undisturbed):
-    undisturbed.make("chip")
-    undisturbed.clear()
-    (undisturbed.out / "chips").write_text("a file")
-    line = [*CASES["chip"].argv(undisturbed.ref, undisturbed.out), "--dry-run"]
-    done = undisturbed.server(False).run("chip", line)
-    assert done.status == 1
-    assert "chips: File exists; expected a folder to write to" in done.said
+    said = refused(undisturbed, "chip", "chips")
+    assert "chips: File exists; expected a folder to write to" in said

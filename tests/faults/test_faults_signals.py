@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,9 @@ def start(project: Project, name: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(line, stderr=subprocess.PIPE, env=environment(), start_new_session=True)
 
 
-def wait_for(holds: object, process: "subprocess.Popen[bytes]") -> None:
+def wait_for(holds: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
     """Wait until a function says yes, or the process has ended."""
-    while not holds() and process.poll() is None:  # type: ignore[operator]
+    while not holds() and process.poll() is None:
         time.sleep(0.005)
 
 
