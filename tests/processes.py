@@ -1,5 +1,7 @@
 """Processes of this machine, as /proc tells of them."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -14,3 +16,11 @@ def alive(group: int) -> list[int]:
         if int(its_group) == group and state != "Z":
             found.append(int(stat.parent.name))
     return found
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until a function says yes; an error where it has not within some seconds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)

@@ -7,12 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 import pytest
-from processes import alive
+from processes import alive, wait_until
 
 from roofkit.errors import BadInputError, LockedError, MissingInputError, OutputError, RoofError
 from roofkit.workers import ahead, cores, map_items, started
@@ -143,10 +142,3 @@ def test_workers_end_with_the_main_process(tmp_path, number):
     os.kill(process.pid, number)
     assert process.wait(timeout=5) == -number
     wait_until(lambda: not alive(process.pid))
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
