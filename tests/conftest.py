@@ -14,6 +14,7 @@ from affine import Affine
 from imagery import TRANSFORM, UTM
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process of pytest-xdist has one core; threads that spin slow both
 
 
 @pytest.fixture
