@@ -319,7 +319,7 @@ class _Job:
         for outputs, suffix in self.outputs:
             name = f"{block.name}{suffix}"
             if tally.valid or not block.window:
-                facts = {"threshold": self.predictor.threshold, **vars(tally)}
+                facts = {"model": self.predictor.path.name, "threshold": self.predictor.threshold, **vars(tally)}
                 outputs.record(name, self.keys[block.name], **facts)
             else:
                 outputs.leave_out(name)

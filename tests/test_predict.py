@@ -3,6 +3,7 @@
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
 from predict.predict import Block, Targets, main, predict_block
+from roofkit.artifacts import recorded
 from roofkit.errors import MismatchError, MissingInputError
 from roofkit.settings import PredictArgs, RasterArgs
 from unet.predictor import NetworkPredictor, blend_weights, mirrored, parts, starts, turned, turned_back
@@ -240,6 +242,7 @@ def test_main_writes_masks_and_polygons_and_keeps_them(fake_model, make_raster, 
     assert main([*line, "--json", "--quiet"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (report["made"], report["kept"], report["footprints"], report["threshold"]) == (1, 0, 2, 0.5)
+    assert recorded(tmp_path / "out", "predict")["a.tif"]["model"] == Path(fake_model).name
     roofs = gpd.read_file(tmp_path / "roofs.gpkg", layer="roofs")
     assert roofs.crs.to_epsg() == 32644
     assert list(roofs["scene"]) == ["a", "a"]

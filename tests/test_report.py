@@ -20,6 +20,7 @@ from report_project import THRESHOLD, Project, make_project, write
 from evaluate.evaluate import main as evaluate
 from report.report import main
 from roofkit import scores
+from roofkit.artifacts import Outputs
 from roofkit.errors import BadInputError, MissingInputError
 from roofkit.paths import project_paths
 from roofkit.raster import Grid
@@ -556,6 +557,17 @@ def test_frames_alone_make_a_page(project, capsys):
     assert (report["places"], report["frames"], data["places"]) == (0, 4, [])
     assert len(data["frames"]) == 3
     assert all(frame["curve"] is None for frame in data["frames"])
+
+
+def test_a_pixel_classifier_whose_map_it_is_is_named(project, capsys):
+    assert "Network: satellite_unet." in run(project)[0]
+    with Outputs(project.results / "predictions", "predict") as outputs:
+        for name in outputs.names():
+            outputs.record(name, "key", threshold=THRESHOLD, model="forest.skops")
+    page = run(project, "--overwrite")[0]
+    assert "Model: forest.skops." in page
+    assert '<th scope="row">forest.skops</th>' in page
+    assert "network (U-Net)" not in page
 
 
 def test_without_probabilities_of_scenes_those_of_the_frames_are_shown(project, capsys):

@@ -190,7 +190,8 @@ def _head(run: Run, sections: Mapping[str, Section], validation: Validation | No
     """The title, a sentence, and the most telling figures."""
     places = [place["name"] for place in sections["map"].get("places", [])]
     title = (", ".join(places[:2]) + (", …" if len(places) > 2 else "")) or "frames"
-    parts = [f"Network: {run.settings.model_args.architecture}."]
+    classifier = validation.pixel_model if validation else None
+    parts = [f"Model: {classifier}." if classifier else f"Network: {run.settings.model_args.architecture}."]
     if validation:
         pixels = int(validation.total.pixels.sum())
         parts.append(f"Scored on {len(validation.frames)} validation frames, {pixels:,} valid pixels.")

@@ -241,6 +241,12 @@ def draw_frame(
 # ------------------------------------------------------------------------------------------------------------- scores
 
 
+def titles(validation: Validation | None) -> dict[str, str]:
+    """What the page calls each model; a pixel classifier may have predicted where the network does as a rule."""
+    own = validation.pixel_model if validation else None
+    return TITLES | ({NETWORK: own} if own else {})
+
+
 def models_section(metrics: Mapping[str, Any], path: Path, validation: Validation | None) -> Section:
     """The table of models.
 
@@ -262,7 +268,7 @@ def models_section(metrics: Mapping[str, Any], path: Path, validation: Validatio
         "confidence": f"{confidence:.0%}" if isinstance(confidence, float) else None,
         "rows": [
             {
-                "model": TITLES.get(row["model"], row["model"]),
+                "model": titles(validation).get(row["model"], row["model"]),
                 "scores": [
                     {"pair": row[key], "best": len(rows) > 1 and row[key][0] is not None and row[key][0] == best[key]}
                     for key in keys
@@ -288,7 +294,7 @@ def curves_section(validation: Validation) -> Section:
     if not models:
         where = validation.frames[0].prediction.parent
         raise MissingInputError(where, "no probabilities of these frames", "some", "Run python predict/predict.py.")
-    named = {TITLES[name]: counted.histogram for name, counted in models.items()}
+    named = {titles(validation)[name]: counted.histogram for name, counted in models.items()}
     return {
         "notes": [],
         "keyed": keys(list(named)),

@@ -30,6 +30,7 @@ class Validation:
         total: Counts over all frames.
         others: The same of forest and regression, where they predicted them all.
         own: The threshold that made the masks; None: not known.
+        model: The file of the model that made them; None: not known.
     """
 
     frames: list[Frame]
@@ -37,11 +38,17 @@ class Validation:
     total: Tally
     others: dict[str, Tally]
     own: float | None
+    model: str | None = None
 
     @property
     def shown(self) -> NDArray[np.float64]:
         """The thresholds, as people write them."""
         return thresholds(self.own)[0]
+
+    @property
+    def pixel_model(self) -> str | None:
+        """The file of the pixel classifier that made the masks; None: a network did, or it is not known."""
+        return self.model if self.model and self.model.endswith(".skops") else None
 
     @property
     def start(self) -> int:
@@ -69,10 +76,12 @@ def find_frames(predictions: Path, masks: Path, probabilities: Path) -> list[Fra
     return [Frame(one, mask, known[one.stem] if whole else None, name=one.stem) for one, mask in pairs]
 
 
-def own_threshold(predictions: Path) -> float | None:
-    """The threshold that predict recorded with its masks."""
-    facts = recorded(predictions, "predict").values()
-    return next((float(fact["threshold"]) for fact in facts if "threshold" in fact), None)
+def made_with(predictions: Path) -> tuple[float | None, str | None]:
+    """The threshold, and the file of the model, that predict recorded with its masks."""
+    for facts in recorded(predictions, "predict").values():
+        if "threshold" in facts:
+            return float(facts["threshold"]), facts.get("model")
+    return None, None
 
 
 def other_frames(frames: list[Frame], paths: Paths) -> dict[str, list[Frame]]:
@@ -92,7 +101,7 @@ def count_frames(frames: list[Frame], run: Run) -> Validation:
     Raises:
         MismatchError, BadInputError: The files of a frame do not fit each other, or are not what they should be.
     """
-    own = own_threshold(run.paths.predictions)
+    own, model = made_with(run.paths.predictions)
     every = {NETWORK: frames, **other_frames(frames, run.paths)}
     tasks = [frame for listed in every.values() for frame in listed]
     work = partial(tally, levels=thresholds(own)[1])
@@ -103,4 +112,4 @@ def count_frames(frames: list[Frame], run: Run) -> Validation:
         name = list(every)[number // len(frames)]
         totals[name] = totals[name].plus(one)
         pixels += [one.pixels] if name == NETWORK else []
-    return Validation(frames, pixels, totals.pop(NETWORK), totals, own)
+    return Validation(frames, pixels, totals.pop(NETWORK), totals, own, model)

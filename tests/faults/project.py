@@ -306,7 +306,7 @@ def wrong(found: dict[str, Any], new: dict[str, Any], old: dict[str, Any]) -> li
 
 
 def _is_either(name: str, value: Any, new: Any, old: Any) -> bool:
-    if name.startswith(".download/"):  # pieces that the next run goes on with, which then is checked
+    if name.startswith(".download/") or name.endswith(".resume.npz"):  # what the next run goes on with, and is checked
         return True
     if name == "history.csv":  # of the epochs so far
         return any(lines is not None and lines[: len(value)] == value for lines in (new, old))
