@@ -137,6 +137,7 @@ def test_measuring_the_speed_leaves_no_trace(settings, frames):
     assert (train.steps, val.steps) == (3, 3)
 
 
+@pytest.mark.slow  # test_train resumes whole trainings
 def test_a_restored_learner_goes_on_bit_for_bit(settings, frames):
     learner, train = learner_of(settings), frames(8)
     learner.learn(train, 1, epochs=2, live=False)

@@ -135,7 +135,7 @@ except OutputError as error:
 """
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("suffix", [".h5", pytest.param(".keras", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_error(tmp_path, suffix):
     path = tmp_path / f"m{suffix}"
     done = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True)

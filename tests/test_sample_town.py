@@ -24,7 +24,7 @@ SIZE = 1024
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module", params=[0, 7])
+@pytest.fixture(scope="module", params=[0, pytest.param(7, marks=pytest.mark.slow)])
 def town(request: pytest.FixtureRequest) -> Town:
     return make_town(seed=request.param, size=SIZE)
 

@@ -403,9 +403,9 @@ def test_starting_over_says_so(stopped, capsys):
 @pytest.mark.parametrize(
     "changes",
     [
-        dict(precision="mixed_bfloat16"),
+        pytest.param(dict(precision="mixed_bfloat16"), marks=pytest.mark.slow),
         dict(precision="mixed_float16", schedule="cosine", warmup=0.1),
-        dict(num_classes=2),
+        pytest.param(dict(num_classes=2), marks=pytest.mark.slow),
         dict(loss="dice", steps_per_epoch=1, validation_steps=1),
         dict(data_format="channels_first", input_shape=[BANDS, SIDE, SIDE]),
         dict(rescale=1 / 65535),
@@ -561,6 +561,7 @@ def tags(folder):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:tf_record_iterator:DeprecationWarning")
 def test_logs_for_tensorboard_begin_anew_with_each_training(project):
     assert project.set(tensorboard=True).run() == 0
@@ -591,8 +592,8 @@ def test_minutes_plan_the_epochs_and_the_plan_outlives_a_stop(project, monkeypat
     [
         dict(architecture="residual_unet", normalization="group", ema=0.9, schedule="cosine", warmup=0.1, dropout=0.2),
         dict(crop_size=[8, 8], roof_balance=0.5, rotation_range=45, cutouts=1, band_drop=0.2, gamma_range=0.1),
-        dict(loss="lovasz"),
-        dict(loss="focal", label_smoothing=0.1),
+        pytest.param(dict(loss="lovasz"), marks=pytest.mark.slow),
+        pytest.param(dict(loss="focal", label_smoothing=0.1), marks=pytest.mark.slow),
     ],
 )
 def test_what_else_can_be_set(project, changes):
@@ -731,7 +732,9 @@ def test_help_is_quick_and_without_keras():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_signals_end_training_and_leave_the_best_epoch(project, number, status):
     from unet.model_file import load_model
 
