@@ -31,7 +31,7 @@ def check_geopackage(path: Path) -> None:
             file.set_authorizer(_allowed)
             for name, kind, sql in stored:
                 _check(file, path, str(name), str(kind), str(sql))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise BadInputError(path, f"not readable ({error})", "a GPKG file", "Replace or remove it.") from None
 
 
