@@ -37,10 +37,10 @@ from unet.backend import start_keras
 
 keras = start_keras()
 
-from roofkit.pairs import Pair, find_pairs  # noqa: E402
-from unet.datagen import KerasFrames, RoofFrames  # noqa: E402
-from unet.metrics import RoofIoU, ThresholdCounts  # noqa: E402
-from unet.network import Preparation, build_unet  # noqa: E402
+from roofkit.pairs import Pair, find_pairs
+from unet.datagen import KerasFrames, RoofFrames
+from unet.metrics import RoofIoU, ThresholdCounts
+from unet.network import Preparation, build_unet
 
 SEED = 0
 SIDE, SIZE = 65, 64  # pixels of a chip, and of what the network sees

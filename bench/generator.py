@@ -31,7 +31,7 @@ from roofkit.workers import cores
 from unet.backend import start_keras
 
 start_keras()
-from unet.datagen import Augmentation, RoofFrames  # noqa: E402
+from unet.datagen import Augmentation, RoofFrames
 
 RANGES = {"uint8": (90, 30), "uint16": (600, 200), "int16": (600, 200), "float32": (600, 200)}  # mean, deviation
 NOISE = (

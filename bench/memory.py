@@ -399,7 +399,10 @@ class Bench:
     def _start(self, name: str, what: str, limit: float, folder: Path, arguments: list[str]) -> Row:
         script = ROOT / ("run/local.py" if name == "local" else f"{name}/{name}.py")
         line = [sys.executable, str(script), *arguments]
-        make = lambda: [asdict(measure(line, folder)) for _ in range(REPEATS)]  # noqa: E731
+
+        def make() -> list[dict[str, Any]]:
+            return [asdict(measure(line, folder)) for _ in range(REPEATS)]
+
         taken = tuple(cost["seconds"] for cost in self.kept.get(f"startup: {name}: {what}", make))
         return Row("startup", name, f"{what}, s", f"{REPEATS} times", taken, median(taken), limit)
 

@@ -32,7 +32,7 @@ def fill(polygons: Sequence[Any] | NDArray[Any], transform: Affine, size: tuple[
     x, y = to_pixels(points[:, 0], points[:, 1], transform)
     owner = np.repeat(np.repeat(np.arange(len(parts)), np.diff(owners)), np.diff(rings))
     inside = np.ones(len(x), bool)
-    inside[rings[:-1][np.diff(rings) > 0]] = False  # no edge leads to the next ring; one may be empty
+    inside[rings[:-1][np.diff(rings) > 0]] = False  # no edge leads to the next ring; a hole may be empty
     ends = np.flatnonzero(inside)
     edges = (x[ends - 1], y[ends - 1], x[ends], y[ends])
     starts, stops = zip(_spans(edges, owner[ends], size), _level_spans(edges, size))

@@ -92,7 +92,8 @@ class OgrFile(VectorFile):
     features: int
     """How many the file says that it holds; 0 or less: it does not say."""
 
-    def rows(self, columns: Sequence[str] = (), *, geometry: bool = True) -> Iterator[Rows]:  # noqa: D102
+    def rows(self, columns: Sequence[str] = (), *, geometry: bool = True) -> Iterator[Rows]:
+        """As `VectorFile` has it."""
         count = 0
         with readable(self.path):
             for rows in self._stream(columns, geometry=geometry):
@@ -126,12 +127,14 @@ class OgrFile(VectorFile):
         found: NDArray[np.int64] = fids
         return found
 
-    def types(self, columns: Sequence[str]) -> dict[str, Any]:  # noqa: D102
+    def types(self, columns: Sequence[str]) -> dict[str, Any]:
+        """As `VectorFile` has it."""
         options = dict(layer=self.layer, columns=self._own(columns), return_fids=True, use_pyarrow=True)
         with readable(self.path), quiet(), pyogrio.raw.open_arrow(self.source, **options) as (_, reader):
             return dict(zip(reader.schema.names[1:-1], reader.schema.types[1:-1]))  # without id and geometry
 
-    def is_empty(self) -> bool:  # noqa: D102
+    def is_empty(self) -> bool:
+        """As `VectorFile` has it."""
         return self.features <= 0 and super().is_empty()
 
     def _own(self, columns: Sequence[str]) -> list[str]:
@@ -173,7 +176,8 @@ class ParquetFile(VectorFile):
     """The name of the geometry column."""
     is_wkb: bool
 
-    def rows(self, columns: Sequence[str] = (), *, geometry: bool = True) -> Iterator[Rows]:  # noqa: D102
+    def rows(self, columns: Sequence[str] = (), *, geometry: bool = True) -> Iterator[Rows]:
+        """As `VectorFile` has it."""
         names, first = [name for name in columns if name in self.columns], 0
         with readable_parquet(self.path), pq.ParquetFile(self.path, pre_buffer=False) as file:
             wanted = [*names, self.geometry] if geometry else names
@@ -183,7 +187,8 @@ class ParquetFile(VectorFile):
                 fids = np.arange(first, first := first + batch.num_rows)
                 yield Rows(fids, wkb, {name: batch.column(name) for name in names})
 
-    def types(self, columns: Sequence[str]) -> dict[str, Any]:  # noqa: D102
+    def types(self, columns: Sequence[str]) -> dict[str, Any]:
+        """As `VectorFile` has it."""
         schema = pq.read_schema(self.path)
         return {name: schema.field(name).type for name in columns if name in self.columns}
 

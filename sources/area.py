@@ -38,7 +38,8 @@ class Area:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """West, south, east, north in degrees."""
-        return tuple(map(float, self.shape.bounds))  # type: ignore[return-value]
+        west, south, east, north = map(float, self.shape.bounds)
+        return west, south, east, north
 
     @property
     def is_box(self) -> bool:

@@ -168,10 +168,10 @@ class Stac(Source):
         if name is not None and name not in PRESETS:
             raise SettingsError("download_args.preset", repr(name), f"one of {', '.join(PRESETS)}", "Correct it.")
         preset = PRESETS[name] if name else None
-        if not preset and not self.settings.address:
+        address = self.settings.address[0] if self.settings.address else preset and preset.address
+        if not address:
             advice = f"Give --address ADDRESS, or --preset {'|'.join(PRESETS)}."
             raise SettingsError("download_args.address", "null", "a STAC API or catalogue", advice)
-        address = self.settings.address[0] if self.settings.address else preset.address  # type: ignore[union-attr]
         full = expanded(address, self.web)
         if "://" not in full:
             return preset, str((self.folder / full).resolve())

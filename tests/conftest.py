@@ -1,5 +1,6 @@
 """Fixtures: any raster on demand, and no other machine."""
 
+import json
 import os
 import socket
 import sys
@@ -98,3 +99,45 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     found = Project(tmp_path_factory.mktemp("faults"))
     yield found
     found.close()
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Callable[..., list[str]]:
+    """The command line of a download of labels with these settings; files with another source have their own."""
+    from label_server import BBOX
+
+    def make(**values: Any) -> list[str]:
+        values = {"source": "sample", "size": 256, "bbox": BBOX, "retries": 3, "timeout": 0.5} | values
+        (tmp_path / "settings.json").write_text(json.dumps({"download_args": values}))
+        return ["--settings", str(tmp_path / "settings.json"), "--data", str(tmp_path / "data"), "--quiet", "--json"]
+
+    return make
+
+
+@pytest.fixture
+def osm(line: Callable[..., list[str]]) -> Callable[..., Any]:
+    """Downloads labels from an Overpass server of these elements; the server, which knows what it was asked."""
+    from label_server import osm_server
+
+    from download.download import main
+
+    def run(elements: Any, *, faults: Any = (), status: int = 0, **options: Any) -> Any:
+        extra = options.pop("extra", {})
+        with osm_server(elements, faults=faults, **extra) as server:
+            server.queries = []
+            assert main(line(labels="osm", overpass_url=f"{server.url}/api", **options)) == status
+            return server
+
+    return run
+
+
+@pytest.fixture
+def drawn() -> Any:
+    """Three roofs in UTM: inside the area of `line`, across its edge, outside."""
+    import geopandas as gpd
+    import shapely
+    from label_server import square
+
+    shapes = [shapely.Polygon(square(x, 26.005)) for x in (83.002, 83.0098, 83.02)]
+    table = gpd.GeoDataFrame({"material": ["tin", "tile", "tin"], "n": [1, 2, 3]}, geometry=shapes, crs="EPSG:4326")
+    return table.to_crs(UTM)

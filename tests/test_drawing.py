@@ -34,6 +34,13 @@ def test_holes_stay_open_and_overlaps_stay_filled():
     ]  # fmt: skip
 
 
+def test_a_hole_without_points_is_none():
+    square = shapely.box(0, 0, 2, 2)
+    with_hole = shapely.from_wkt("POLYGON ((0 0, 2 0, 2 2, 0 2, 0 0), EMPTY)")
+    for shapes in ([with_hole], [with_hole, square], [square, with_hole]):
+        assert fill(shapes, Affine(1, 0, 0, 0, -1, 3), (3, 3)).sum() == 4
+
+
 def test_nothing_to_draw():
     assert not fill([], GRIDS[0], (3, 2)).any()
     assert not fill([shapely.Polygon()], GRIDS[0], (3, 2)).any()

@@ -1,15 +1,13 @@
 """Labels: OpenStreetMap, Open Buildings and files, by the real clients from servers on 127.0.0.1."""
 
-import json
 import socket
-from urllib.parse import parse_qs
 
 import geopandas as gpd
 import osmnx
 import pytest
-import shapely
 from earth_engine_server import earth_engine
 from imagery import real
+from label_server import labels, square, town, way
 from test_cog import FAULTS, TOKEN
 from web_server import web_server
 
@@ -18,76 +16,6 @@ from roofkit.labels import read_labels
 from sources.osm import safe_names
 
 pytestmark = pytest.mark.usefixtures("quick")
-
-BBOX = [83.0, 26.0, 83.01, 26.01]
-
-
-def way(number, ring, nodes, **tags):
-    """A way and its nodes, which are added to `nodes`."""
-    ids = []
-    for lon, lat in ring[:-1]:
-        ids.append(len(nodes) + 1)
-        nodes.append({"type": "node", "id": len(nodes) + 1, "lon": lon, "lat": lat})
-    return {"type": "way", "id": number, "nodes": [*ids, ids[0]], "tags": tags}
-
-
-def square(x, y, side=0.0005):
-    return [(x, y), (x + side, y), (x + side, y + side), (x, y + side), (x, y)]
-
-
-def town():
-    """Two buildings as ways, one as a relation with a courtyard, one as a point, one outside the area."""
-    nodes = []
-    tin = way(7, square(83.002, 26.002), nodes, building="yes", **{"roof:material": "tin", "name": "a", "Name": "b"})
-    brick = way(3, square(83.004, 26.002), nodes, building="house", fid="9", levels="2")
-    outer, inner = way(21, square(83.006, 26.006, 0.001), nodes), way(22, square(83.0062, 26.0062), nodes)
-    del outer["tags"], inner["tags"]
-    court = {
-        "type": "relation", "id": 5, "tags": {"type": "multipolygon", "building": "yes", "roof:material": "metal"},
-        "members": [{"type": "way", "ref": 21, "role": "outer"}, {"type": "way", "ref": 22, "role": "inner"}],
-    }  # fmt: skip
-    far = way(8, square(84.0, 27.0), nodes, building="yes")
-    point = {"type": "node", "id": 999, "lon": 83.001, "lat": 26.001, "tags": {"building": "yes"}}
-    return [*nodes, point, tin, brick, outer, inner, far, court]
-
-
-def overpass(elements, **extra):
-    def answer(handler):
-        handler.server.queries.append(parse_qs(handler.body.decode())["data"][0])
-        handler.answer(200, json.dumps({"version": 0.6, "elements": elements, **extra}).encode(), "application/json")
-
-    return answer
-
-
-def osm_server(elements, *, faults=(), **extra):
-    server = web_server(routes={"/api/interpreter": overpass(elements, **extra)}, faults=faults)
-    return server
-
-
-@pytest.fixture
-def line(tmp_path):
-    def make(**values):
-        values = {"source": "sample", "size": 256, "bbox": BBOX, "retries": 3, "timeout": 0.5} | values
-        (tmp_path / "settings.json").write_text(json.dumps({"download_args": values}))
-        return ["--settings", str(tmp_path / "settings.json"), "--data", str(tmp_path / "data"), "--quiet", "--json"]
-
-    return make
-
-
-def labels(tmp_path):
-    return gpd.read_file(tmp_path / "data/labels/roofs.gpkg")
-
-
-@pytest.fixture
-def osm(line):
-    def run(elements, *, faults=(), status=0, **options):
-        extra = options.pop("extra", {})
-        with osm_server(elements, faults=faults, **extra) as server:
-            server.queries = []
-            assert main(line(labels="osm", overpass_url=f"{server.url}/api", **options)) == status
-            return server
-
-    return run
 
 
 def test_safe_names_by_hand():
@@ -171,14 +99,6 @@ def test_banepa_as_openstreetmap_has_it(osm, tmp_path):
     osm([*nodes, *ways], bbox=[float(b) for b in table.total_bounds])
     chosen = read_labels(tmp_path / "data/labels/roofs.gpkg", where="\"roof:material\" IN ('tin','metal')")
     assert len(chosen.roofs) == table["roof:material"].isin(["tin", "metal"]).sum() == 384
-
-
-@pytest.fixture
-def drawn(tmp_path):
-    """Three roofs in UTM: inside, across the edge of the area, outside."""
-    shapes = [shapely.Polygon(square(x, 26.005)) for x in (83.002, 83.0098, 83.02)]
-    table = gpd.GeoDataFrame({"material": ["tin", "tile", "tin"], "n": [1, 2, 3]}, geometry=shapes, crs="EPSG:4326")
-    return table.to_crs("EPSG:32644")
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp", ".parquet", ".fgb"])

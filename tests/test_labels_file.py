@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from test_label_sources import drawn, labels, line, square  # noqa: F401
+from label_server import labels, square
 
 from download.download import main
 from roofkit.labels import read_features
@@ -27,7 +27,7 @@ def point(lon, lat):
 
 
 @pytest.fixture
-def fetched(line, tmp_path):  # noqa: F811
+def fetched(line, tmp_path):
     """What comes of a GeoJSON file of these features."""
 
     def run(*features, status=0, **options):
@@ -90,7 +90,7 @@ def test_an_edge_along_the_areas_edge_does_not_lose_the_roof(fetched):
     assert found.geometry[0].equals(shapely.box(83.0095, 26.001, 83.01, 26.002))
 
 
-def test_parquet_with_several_geometries_and_nested_columns(line, tmp_path):  # noqa: F811
+def test_parquet_with_several_geometries_and_nested_columns(line, tmp_path):
     shapes = [shapely.Polygon(ONE), shapely.Polygon(TWO)]
     table = gpd.GeoDataFrame(
         {
@@ -109,7 +109,7 @@ def test_parquet_with_several_geometries_and_nested_columns(line, tmp_path):  # 
     assert found["day"][1] == pd.Timestamp("2021-01-01")
 
 
-def test_a_folder_of_files(line, drawn, tmp_path):  # noqa: F811
+def test_a_folder_of_files(line, drawn, tmp_path):
     (tmp_path / "mine").mkdir()
     for i in range(2):
         drawn[i : i + 1].to_file(tmp_path / "mine" / f"{i}.gpkg")
@@ -117,7 +117,7 @@ def test_a_folder_of_files(line, drawn, tmp_path):  # noqa: F811
     assert list(labels(tmp_path)["n"]) == [1, 2]
 
 
-def test_features_by_hand(drawn, tmp_path):  # noqa: F811
+def test_features_by_hand(drawn, tmp_path):
     drawn.to_file(tmp_path / "a.gpkg")
     found, dropped = read_features(tmp_path / "a.gpkg")
     assert dropped == ()

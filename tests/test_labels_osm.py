@@ -5,8 +5,8 @@ import time
 import geopandas as gpd
 import osmnx
 import pytest
+from label_server import labels, osm_server, square, town, way
 from test_cog import TOKEN
-from test_label_sources import labels, line, osm, osm_server, square, town, way  # noqa: F401
 from web_server import web_server
 
 from download.download import main
@@ -25,7 +25,7 @@ def houses(**tags):
 
 @pytest.mark.parametrize("tag", ["id", "element", "geometry", "nodes", "type", "lat", "osm_id", "fid"])
 @pytest.mark.parametrize("value", ["B-12", "77"])
-def test_no_tag_replaces_what_the_building_is(tag, value, osm, tmp_path):  # noqa: F811
+def test_no_tag_replaces_what_the_building_is(tag, value, osm, tmp_path):
     osm(houses(**{tag: value}))
     found = labels(tmp_path)
     assert list(found["osm_id"]) == ["way/1", "way/2"]
@@ -37,7 +37,7 @@ def test_no_tag_replaces_what_the_building_is(tag, value, osm, tmp_path):  # noq
     [b"[]", b"null", b"{}", b'{"elements": null}', b"<html>busy</html>", b"", b'{"elements": [{"type": "way"}]}',
      b'{"elements": [7]}'],
 )  # fmt: skip
-def test_an_answer_of_something_else_is_not_an_empty_place(body, line, capsys):  # noqa: F811
+def test_an_answer_of_something_else_is_not_an_empty_place(body, line, capsys):
     with web_server(routes={"/api/interpreter": lambda h: h.answer(200, body, "text/html")}) as server:
         assert main(line(labels="osm", overpass_url=f"{server.url}/api")) == 1
     errors = [t for t in capsys.readouterr().err.splitlines() if t.startswith("error")]
@@ -45,7 +45,7 @@ def test_an_answer_of_something_else_is_not_an_empty_place(body, line, capsys): 
     assert "no building" not in errors[0]
 
 
-def test_a_server_that_drips_ends_at_the_deadline(line, capsys):  # noqa: F811
+def test_a_server_that_drips_ends_at_the_deadline(line, capsys):
     def drip(handler):
         handler.close_connection = True
         handler.send_response(200)
@@ -63,7 +63,7 @@ def test_a_server_that_drips_ends_at_the_deadline(line, capsys):  # noqa: F811
     assert "not done in 0.5 s" in capsys.readouterr().err
 
 
-def test_a_password_in_the_address_is_never_shown(line, capsys):  # noqa: F811
+def test_a_password_in_the_address_is_never_shown(line, capsys):
     empty = {"/api/interpreter": lambda h: h.answer(200, b'{"elements": []}')}
     with web_server(routes=empty) as server:
         address = f"{server.url}/api".replace("//", f"//me:{TOKEN}@")
@@ -75,12 +75,12 @@ def test_a_password_in_the_address_is_never_shown(line, capsys):  # noqa: F811
     assert len([t for t in err.splitlines() if t.startswith("error")]) == 4
 
 
-def test_overpass_is_asked_for_whole_seconds(osm):  # noqa: F811
+def test_overpass_is_asked_for_whole_seconds(osm):
     assert osm(town(), timeout=0.5).queries[0].startswith("[out:json][timeout:1];")
     assert osm(town(), timeout=7.9).queries[0].startswith("[out:json][timeout:7];")
 
 
-def test_a_large_area_is_asked_for_in_parts_and_nothing_is_twice(osm, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_large_area_is_asked_for_in_parts_and_nothing_is_twice(osm, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(osmnx.settings, "max_query_area_size", 300.0**2)
     server = osm(town())
     assert len(server.queries) > 4
@@ -88,7 +88,7 @@ def test_a_large_area_is_asked_for_in_parts_and_nothing_is_twice(osm, tmp_path, 
     assert "1 buildings are points" in capsys.readouterr().err
 
 
-def test_the_deadline_is_that_of_one_request_not_of_all_parts(line, monkeypatch):  # noqa: F811
+def test_the_deadline_is_that_of_one_request_not_of_all_parts(line, monkeypatch):
     monkeypatch.setattr(osmnx.settings, "max_query_area_size", 300.0**2)
     with osm_server(town()) as server:
         server.queries, server.slow = [], 0.1
@@ -96,7 +96,7 @@ def test_the_deadline_is_that_of_one_request_not_of_all_parts(line, monkeypatch)
         assert len(server.queries) > 4
 
 
-def test_settings_are_as_before_after_a_failure(osm):  # noqa: F811
+def test_settings_are_as_before_after_a_failure(osm):
     import socket
 
     names = [name for name in vars(osmnx.settings) if not name.startswith("_")]
@@ -106,12 +106,12 @@ def test_settings_are_as_before_after_a_failure(osm):  # noqa: F811
     assert ({name: getattr(osmnx.settings, name) for name in names}, socket.getaddrinfo) == before
 
 
-def test_what_was_fetched_is_counted(osm, capsys):  # noqa: F811
+def test_what_was_fetched_is_counted(osm, capsys):
     osm(town())
     assert '"fetched_bytes": 0' not in capsys.readouterr().out
 
 
-def test_several_parts_and_columns_without_values(tmp_path, osm):  # noqa: F811
+def test_several_parts_and_columns_without_values(tmp_path, osm):
     nodes = []
     outers = [way(20 + i, square(x, 26.006), nodes) for i, x in enumerate((83.002, 83.004))]
     members = [{"type": "way", "ref": w["id"], "role": "outer"} for w in outers]

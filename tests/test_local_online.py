@@ -11,9 +11,9 @@ import pytest
 import rasterio
 from earth_engine_server import TOKEN, earth_engine
 from imagery import real
+from label_server import osm_server, way
 from rasterio.merge import merge
 from rasterio.warp import transform_bounds
-from test_label_sources import osm_server, way
 
 ROOT = Path(__file__).resolve().parent.parent
 

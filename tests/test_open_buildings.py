@@ -6,8 +6,8 @@ import earth_engine_server
 import numpy as np
 import pytest
 from earth_engine_server import earth_engine
+from label_server import labels, square
 from test_cog import TOKEN
-from test_label_sources import labels, line, square  # noqa: F401
 
 from download.download import main
 
@@ -21,7 +21,7 @@ def building(code, x, geometry=None):
 
 
 @pytest.fixture
-def run(line, make_raster, monkeypatch):  # noqa: F811
+def run(line, make_raster, monkeypatch):
     """A run against these features, two a page, after these faults; what was asked."""
     monkeypatch.setenv("EARTHENGINE_TOKEN", TOKEN)
     other = earth_engine_server.Handler.do_POST

@@ -278,9 +278,14 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.tif"
     write_raster(path, SIX, None, GRID)
     before = path.read_bytes()
-    with pytest.raises(KeyError, match="stop"), create_raster(path, GRID, bands=1, dtype="uint8") as dst:  # noqa: PT012
-        dst.write(SIX)
-        raise KeyError("stop")
+
+    def stop():
+        with create_raster(path, GRID, bands=1, dtype="uint8") as dst:
+            dst.write(SIX)
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        stop()
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
 

@@ -294,7 +294,8 @@ def test_names_of_bands(bands, make_raster, line, tmp_path):
     pixels = np.random.default_rng(6).integers(1, 9, (3, 80, 70)).astype(np.uint8)
     bands["red"] = make_raster(pixels, "all.tif")
     for key in ("bands", "eo:bands"):
-        with changed(bands, lambda i: i["assets"]["red"].update({key: [{"name": n} for n in "RGN"]})) as server:  # noqa: B023
+        named = {key: [{"name": n} for n in "RGN"]}
+        with changed(bands, lambda item, named=named: item["assets"]["red"].update(named)) as server:
             assert main([*line(f"{server.url}/stac", bands=["N", "R"]), "--overwrite"]) == 0
         with rasterio.open(tmp_path / "data/scenes/scene0.tif") as dst:
             assert dst.descriptions == ("N", "R")

@@ -254,7 +254,7 @@ def models_section(metrics: Mapping[str, Any], path: Path, validation: Validatio
         BadInputError: The file is not what evaluate writes.
     """
     rows = score_rows(metrics, path)
-    keys = (*SCORES, "building_f1")
+    keys, named = (*SCORES, "building_f1"), titles(validation)
     best = {key: _best([row[key][0] for row in rows], lowest=key == LOWER_IS_BETTER) for key in keys}
     notes = []
     counted = dict(zip(("tp", "fp", "fn", "tn"), validation.total.pixels.tolist())) if validation else None
@@ -268,7 +268,7 @@ def models_section(metrics: Mapping[str, Any], path: Path, validation: Validatio
         "confidence": f"{confidence:.0%}" if isinstance(confidence, float) else None,
         "rows": [
             {
-                "model": titles(validation).get(row["model"], row["model"]),
+                "model": named.get(row["model"], row["model"]),
                 "scores": [
                     {"pair": row[key], "best": len(rows) > 1 and row[key][0] is not None and row[key][0] == best[key]}
                     for key in keys
@@ -294,7 +294,8 @@ def curves_section(validation: Validation) -> Section:
     if not models:
         where = validation.frames[0].prediction.parent
         raise MissingInputError(where, "no probabilities of these frames", "some", "Run python predict/predict.py.")
-    named = {titles(validation)[name]: counted.histogram for name, counted in models.items()}
+    names = titles(validation)
+    named = {names[name]: counted.histogram for name, counted in models.items()}
     return {
         "notes": [],
         "keyed": keys(list(named)),

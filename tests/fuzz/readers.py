@@ -36,7 +36,7 @@ class Bench:
         self.settings.write_text(json.dumps({"chip_args": {"size": 32}, "summarize_args": {"bins": 16}}))
 
     def run(self, stage: str, *line: object) -> None:
-        """Run a stage in this process; what it did wrong is raised as `Wrong`."""
+        """Run a stage in this process; what it did wrong is raised as `WrongError`."""
         common = ["--settings", self.settings, "--data", self.folder / "data", "--results", self.folder / "results"]
         errors, out = io.StringIO(), io.StringIO()
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(out):
@@ -44,21 +44,21 @@ class Bench:
         check_words(status, errors.getvalue())
 
 
-class Wrong(Exception):  # noqa: N818
+class WrongError(Exception):
     """A stage ended in a way that it never should."""
 
 
 def check_words(status: int, words: str) -> None:
-    """Raise `Wrong` unless a stage said what it should: notes, and one line where it failed."""
+    """Raise `WrongError` unless a stage said what it should: notes, and one line where it failed."""
     lines = words.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     if status not in (0, 1) or len(errors) != status or (errors and errors != lines[-1:]):
-        raise Wrong(f"exit {status} with {lines[-3:]}")
+        raise WrongError(f"exit {status} with {lines[-3:]}")
     if errors and "; expected " not in errors[0]:
-        raise Wrong(f"an error that does not say what was expected: {errors[0]}")
+        raise WrongError(f"an error that does not say what was expected: {errors[0]}")
     odd = [line for line in lines if "Warning" in line or "Traceback" in line]
     if odd:
-        raise Wrong(f"a remark for programmers: {words[-1500:]}")
+        raise WrongError(f"a remark for programmers: {words[-1500:]}")
 
 
 def main_of(stage: str) -> Callable[[list[str]], int]:
@@ -176,7 +176,7 @@ def try_out(bench: Bench, path: Path, how: int) -> dict[str, str]:
             warnings.simplefilter("ignore", kind)
         try:
             stage = READERS[bench.kind](bench, path, how)
-        except Wrong as error:
+        except WrongError as error:
             return {"outcome": "wrong", "what": str(error)}
         except MemoryError:
             return {"outcome": "memory", "what": traceback.format_exc()[-2000:]}
