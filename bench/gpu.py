@@ -4,8 +4,8 @@ KERAS_BACKEND=torch python bench/gpu.py --json FILE [--quick] [--frames FOLDER] 
 Every case (train or predict, batch, precision, compiled or not) runs in a process of its own, so that its peak memory
 is its own and a crash loses one case; running out of memory is noted. Inputs are random, and on the GPU before the
 clock starts. KERAS_BACKEND is tensorflow, jax (always compiled) or torch (compiled: torch.compile). Besides it, keras,
-numpy, pydantic and rich are all that is needed; rasterio and scikit-image for --frames. Where the project is not
-installed, put PYTHONPATH=. before the command.
+numpy, pydantic and rich are all that is needed; for --frames what training needs. Where the project is not installed,
+put PYTHONPATH=. before the command. With 8 cores or more, a process is started while the one before it measures.
 
   train    train_on_batch as training compiles it; it ends with loss and metrics on the host
   predict  the network with its probabilities averaged on the GPU; copying them to the host is timed apart
@@ -13,12 +13,15 @@ installed, put PYTHONPATH=. before the command.
   GB/s     what layers run one by one have to read and write at least (see `network_bytes`); fused ones may do with less
   compile  the first step, less an ordinary one
   copy     bringing a batch to the GPU, and for predict bringing its probabilities back
+  feeding  (--frames) frames a second of the generator alone, and of training as train/train.py does it, from the
+           generator, in the batch and precision of the fastest `train`; both after a first epoch, so from memory
 Peaks are dense ones of NVIDIA's data sheets; float32 is measured against TF32 where the GPU has it, which convolutions
 use. Of MIG slices and other GPUs shares are null, unless --peak-tflops and --bandwidth say more. Operations need not be
 deterministic here, as TensorFlow would not compile them: TF_DETERMINISTIC_OPS=1 measures it as training runs it.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -51,6 +54,8 @@ FULL = dict(
 QUICK = FULL | dict(batch=[2], precision=["float32"], compiled="no", size=32, rounds=2, seconds=0.0)
 PASSES = {"train": 3, "predict": 1}  # a backward pass counts as two forward ones
 OPTIMIZER = 7 * 4  # bytes a weight: AdamW reads it, its gradient and two moments, and writes all but the gradient
+SPARE_CORES = 8  # from so many on, a process can start without slowing the one that is measured
+FITTED = 512  # frames of an epoch of `fit`, at least
 WARM = 3  # steps after the first that are not counted: a backend may trace or tune once more
 MOST = 200  # steps in a round
 PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "torch", "triton")
@@ -187,7 +192,8 @@ class Request:
     """What a process of its own is to do.
 
     Args:
-        task: train or predict; facts: say which device this is; feed: time the frames of the folder `frames`.
+        task: train or predict; facts: say which device this is; feed and fit: time the generator on the folder
+            `frames`, and training from it.
         settings: The settings file.
         size: Rows and columns of a frame.
         bands: Of a frame.
@@ -218,9 +224,14 @@ class Request:
 
 
 def answer(folder: Path) -> None:
-    """Do what `request.json` says and leave the result, or the error, in `answer.json`."""
-    request = Request(**json.loads((folder / "request.json").read_text()))
-    work = {"facts": facts, "feed": feed}.get(request.task, measure)
+    """Do what a line of stdin says and leave the result, or the error, in `answer.json`.
+
+    Before that line comes, Keras is imported, and nothing asked of the GPU.
+    """
+    import keras  # noqa: F401
+
+    request = Request(**json.loads(sys.stdin.readline()))
+    work = {"facts": facts, "feed": feed, "fit": fit}.get(request.task, measure)
     try:
         found = work(request)
     except Exception as error:  # of any backend: it is the result of this case, and the next one is tried
@@ -456,27 +467,47 @@ def peak_memory() -> int | None:
 
 def feed(request: Request) -> Answer:
     """Time the generator on a folder: reading all frames once, and its second epoch, which finds them in memory."""
-    from unet.datagen import Augmentation
-
-    frames, started = _frames(request), time.perf_counter()
-    statistics = frames.measure()
-    read = time.perf_counter() - started
-    frames.augmentation = Augmentation(frames.settings, statistics)
+    frames, settings, read = _frames(request)
     _epoch_seconds(frames)
     frames.on_epoch_end()
     seconds, count = _epoch_seconds(frames), len(frames.pairs)
     return {
-        "frames": count, "bands": frames.settings.channels, "batch": frames.settings.batch_size, "read_seconds": read,
+        "frames": count, "bands": settings.data.channels, "batch": settings.data.batch_size, "read_seconds": read,
         "seconds": seconds, "frames_per_second": count / seconds,
     }  # fmt: skip
 
 
-def _frames(request: Request) -> Any:
-    """The generator as training makes it, for frames of the size asked for and of the bands that they have."""
+def fit(request: Request) -> Answer:
+    """Time training from the generator, as train/train.py does it: the third of three epochs."""
+    from contextlib import nullcontext
+
+    from unet.learner import Learner
+    from unet.network import Preparation
+
+    frames, settings, _ = _frames(request)
+    frames.steps = -(-FITTED // settings.data.batch_size)
+    learner = Learner(settings, Preparation(None, frames.means, frames.deviations), nullcontext())
+    for epoch in (1, 2, 3):
+        started = time.perf_counter()
+        learner.learn(frames, epoch, epochs=3, live=False)
+        finish(learner.network.variables)
+        seconds = time.perf_counter() - started
+    return {"frames_per_second": frames.steps * settings.data.batch_size / seconds, "seconds": seconds}
+
+
+def _frames(request: Request) -> tuple[Any, Any, float]:
+    """The generator as training makes it, its settings, and the seconds for reading all frames once.
+
+    Size, batch and precision are those asked for; bands those that the frames have.
+    """
+    from unet.backend import start_keras
+
+    start_keras().utils.set_random_seed(0)
     from roofkit.pairs import find_pairs
     from roofkit.raster import data_bands, open_raster
     from roofkit.settings import load_settings
-    from unet.datagen import RoofFrames
+    from unet.datagen import Augmentation, RoofFrames
+    from unet.plan import TrainSettings
 
     settings = load_settings(Path(request.settings))
     folder, paths = Path(request.frames or ""), settings.path_args
@@ -484,32 +515,75 @@ def _frames(request: Request) -> Any:
     with open_raster(pairs[0].frame) as src:
         channels = len(data_bands(src))
     size = (request.size, request.size)
-    data = settings.load_dataset_args.model_copy(update={"target_size": size, "channels": channels})
-    return RoofFrames(pairs, data, num_classes=settings.model_args.num_classes, seed=0)
+    changed = {"target_size": size, "crop_size": None, "channels": channels, "batch_size": request.batch}
+    blocks = TrainSettings(
+        settings.load_dataset_args.model_copy(update=changed), settings.model_args, settings.output_args,
+        settings.training_args.model_copy(update={"precision": request.precision}),
+    )  # fmt: skip
+    frames = RoofFrames(pairs, blocks.data, num_classes=blocks.model.num_classes, seed=0)
+    started = time.perf_counter()
+    statistics = frames.measure()
+    seconds = time.perf_counter() - started
+    frames.augmentation = Augmentation(blocks.data, statistics)
+    frames.means, frames.deviations = statistics.mean, [value or 1.0 for value in statistics.deviation]
+    return frames, blocks, seconds
 
 
 def _epoch_seconds(frames: Any) -> float:
     started = time.perf_counter()
-    for index in range(len(frames)):
-        frames[index]
+    for _ in frames:
+        pass
     return time.perf_counter() - started
 
 
 # ------------------------------------------------------------------------------------------------- in the first process
 
 
-def ask(request: Request, timeout: float) -> Answer:
-    """What a process of its own answers; {"error": why} where it failed, crashed or took too long."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:  # a compiler's helpers may still write
-        folder = Path(name)
-        (folder / "request.json").write_text(json.dumps(asdict(request)))
-        command, environment = [sys.executable, __file__, "--child", name], _environment(folder)
-        with open(folder / "log", "w") as log:
-            try:
-                done = subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=timeout)
-            except subprocess.TimeoutExpired:
-                return {"error": f"no answer within {timeout:g} s"}
-        return _read_answer(folder, done.returncode)
+class Child:
+    """A process for one case, which is given what to do later; by then it may have imported Keras."""
+
+    def __init__(self) -> None:
+        self._held = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # a compiler's helpers may still write
+        self.folder = Path(self._held.name)
+        command, environment = [sys.executable, __file__, "--child", self._held.name], _environment(self.folder)
+        with open(self.folder / "log", "w") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, text=True
+            )
+
+    def ask(self, request: Request, timeout: float) -> Answer:
+        """What it answers; {"error": why} where it failed, crashed or took too long."""
+        try:
+            self.process.communicate(json.dumps(asdict(request)) + "\n", timeout)
+            return _read_answer(self.folder, self.process.returncode)
+        except subprocess.TimeoutExpired:
+            return {"error": f"no answer within {timeout:g} s"}
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        self.process.communicate()
+        self._held.cleanup()
+
+
+class Children:
+    """Answers of one process after another; each is started while the one before it works, where cores are free."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.next: Child | None = None
+
+    def ask(self, request: Request) -> Answer:
+        """As `Child.ask`."""
+        child, self.next = self.next or Child(), Child() if (os.cpu_count() or 1) >= SPARE_CORES else None
+        return child.ask(request, self.timeout)
+
+    def close(self) -> None:
+        """End the one that waits."""
+        if self.next:
+            self.next.close()
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -580,17 +654,19 @@ def case_figures(request: Request, found: Answer, peaks: Peaks | None) -> Answer
     }
 
 
-def bottleneck(feeding: Answer, cases: Sequence[Answer]) -> Answer:
-    """Which of the two is slower: feeding frames, or the fastest training of them."""
-    rates = [case["frames_per_second"] for case in cases if case["task"] == "train" and not case["error"]]
-    if feeding.get("error") or not rates:
-        return feeding | {"bottleneck": None}
-    fed, trained = feeding["frames_per_second"], max(rates)
-    return feeding | {
-        "fastest_training": trained,
-        "in_turn": 1 / (1 / fed + 1 / trained),  # at worst: nothing is read while the GPU computes
-        "bottleneck": "feeding" if fed < trained else "training",
-    }
+def fastest(cases: Sequence[Answer]) -> Answer | None:
+    """The case that trained the most frames a second."""
+    done = [case for case in cases if case["task"] == "train" and not case["error"]]
+    return max(done, key=lambda case: case["frames_per_second"], default=None)
+
+
+def feeding(children: Children, base: Request, cases: Sequence[Answer]) -> Answer:
+    """The generator alone, and training from it beside the fastest training of frames that are on the GPU already."""
+    best = fastest(cases)
+    like = {key: best[key] for key in ("batch", "precision")} if best else {"batch": 4}
+    found = children.ask(replace(base, task="feed", **like)) | {"trained": best and best["frames_per_second"]} | like
+    fitted = children.ask(replace(base, task="fit", **like)) if best else {"error": "no training to compare with"}
+    return found | {"fitted": fitted.get("frames_per_second"), "fit_error": fitted.get("error")}
 
 
 def driver() -> str | None:
@@ -605,33 +681,38 @@ def driver() -> str | None:
 
 def run(options: argparse.Namespace, console: Console) -> Answer:
     """Measure it all; the JSON is written anew after each case, so that a run cut short keeps what it has."""
-    started = time.monotonic()
     base = Request(
         "facts", str(options.settings.resolve()), options.size, options.bands, options.layout, options.rounds,
         options.seconds, frames=str(options.frames.resolve()) if options.frames else None,
     )  # fmt: skip
-    report = heading(base, options)
+    with contextlib.closing(Children(options.timeout)) as children:
+        return _measured(children, base, options, console)
+
+
+def _measured(children: Children, base: Request, options: argparse.Namespace, console: Console) -> Answer:
+    started = time.monotonic()
+    report = heading(children, base, options)
     peaks = Peaks(**report["peaks"]) if report["peaks"] else None
     for request in requests(base, options, report["backend"]):
         late = options.minutes is not None and time.monotonic() - started > 60 * options.minutes
         why = skipped(request, report["cases"], late)
-        found = {"error": why} if why else ask(request, options.timeout)
+        found = {"error": why} if why else children.ask(request)
         report["cases"].append(case_figures(request, found, peaks))
         console.print(f"{request.name()}: {_outcome(report['cases'][-1])}", highlight=False)
         write(report, options.json)
     if options.frames:
-        report["feeding"] = bottleneck(ask(replace(base, task="feed"), options.timeout), report["cases"])
+        report["feeding"] = feeding(children, base, report["cases"])
         write(report, options.json)
     return report
 
 
-def heading(base: Request, options: argparse.Namespace) -> Answer:
+def heading(children: Children, base: Request, options: argparse.Namespace) -> Answer:
     """The report before its first case.
 
     Raises:
         SystemExit: Keras, its backend or the network do not start.
     """
-    found = ask(base, options.timeout)
+    found = children.ask(base)
     found.pop("log", None)
     if "error" in found:
         sys.exit(f"bench/gpu.py: {found['error']}")
@@ -690,15 +771,16 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
-def feeding_line(feeding: Answer) -> str:
+def feeding_line(found: Answer) -> str:
     """The generator beside the network, in a sentence."""
-    if feeding.get("error"):
-        return f"feeding: {feeding['error']}"
-    line = f"feeding: {feeding['frames_per_second']:.1f} frames/s of {feeding['bands']} bands from memory"
-    if feeding["bottleneck"] is None:
-        return line
-    rates = f"{feeding['fastest_training']:.1f} frames/s in training, {feeding['in_turn']:.1f} where nothing overlaps"
-    return f"{line}, {rates}; the bottleneck is {feeding['bottleneck']}"
+    if found.get("error"):
+        return f"feeding: {found['error']}"
+    line = f"feeding: the generator alone {found['frames_per_second']:.1f} frames/s of {found['bands']} bands"
+    if found["fit_error"]:
+        return f"{line}; training from it: {found['fit_error']}"
+    share = found["fitted"] / found["trained"]
+    like = f"batches of {found['batch']}, {found['precision']}"
+    return f"{line}; training from it {found['fitted']:.1f}, {share:.0%} of training alone ({like})"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """bench/gpu.py: what a case costs, by hand; which GPU can do what; one quick run."""
 
+import io
 import json
 import os
 import subprocess
@@ -189,12 +190,31 @@ def test_jax_is_always_compiled():
     assert [case.compiled for case in gpu.requests(BASE, options, "jax")] == [True]
 
 
-def test_bottleneck_is_the_slower_of_the_two():
-    cases = [CASE | {"error": None, "frames_per_second": rate} for rate in (20.0, 60.0)]
-    found = gpu.bottleneck({"frames_per_second": 30.0}, [*cases, CASE | {"error": "out of memory"}])
-    assert (found["bottleneck"], found["fastest_training"], found["in_turn"]) == ("feeding", 60.0, pytest.approx(20.0))
-    assert gpu.bottleneck({"frames_per_second": 90.0}, cases)["bottleneck"] == "training"
-    assert gpu.bottleneck({"frames_per_second": 90.0}, [])["bottleneck"] is None
+class Asked:
+    """Stands for the processes: notes what they are asked."""
+
+    def __init__(self, **rates):
+        self.rates, self.requests = rates, []
+
+    def ask(self, request):
+        self.requests.append(request)
+        return {"frames_per_second": self.rates[request.task], "bands": 8}
+
+
+def test_training_from_the_generator_is_compared_with_the_fastest_training_alone():
+    cases = [CASE | {"error": None, "frames_per_second": rate, "batch": int(rate)} for rate in (20.0, 60.0)]
+    cases += [CASE | {"error": "out of memory"}, CASE | {"task": "predict", "error": None, "frames_per_second": 99.0}]
+    asked = Asked(feed=30.0, fit=15.0)
+    found = gpu.feeding(asked, BASE, cases)
+    assert [(request.task, request.batch) for request in asked.requests] == [("feed", 60), ("fit", 60)]
+    assert (found["frames_per_second"], found["fitted"], found["trained"]) == (30.0, 15.0, 60.0)
+    line = "the generator alone 30.0 frames/s of 8 bands; training from it 15.0, 25% of training alone"
+    assert line in gpu.feeding_line(found)
+
+
+def test_the_generator_is_timed_where_nothing_could_be_trained():
+    line = gpu.feeding_line(gpu.feeding(Asked(feed=30.0), BASE, []))
+    assert line.endswith("30.0 frames/s of 8 bands; training from it: no training to compare with")
 
 
 def test_the_clock_counts_no_step_that_warms_up():
@@ -216,25 +236,30 @@ def test_a_crash_is_one_case_lost(tmp_path):
     assert gpu._read_answer(tmp_path, -6)["error"] == "out of memory"
 
 
-def test_a_child_leaves_its_error_as_its_answer(tmp_path):
+def test_a_child_leaves_its_error_as_its_answer(tmp_path, monkeypatch):
     asked = gpu.asdict(gpu.replace(BASE, settings=str(tmp_path / "none.json")))
-    (tmp_path / "request.json").write_text(json.dumps(asked))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked) + "\n"))
     gpu.answer(tmp_path)
     assert json.loads((tmp_path / "answer.json").read_text())["error"].startswith("MissingInputError: ")
 
 
 def test_a_process_that_takes_too_long_is_ended():
-    assert gpu.ask(BASE, 0.01) == {"error": "no answer within 0.01 s"}
+    assert gpu.Child().ask(BASE, 0.01) == {"error": "no answer within 0.01 s"}
 
 
-def test_the_generator_is_timed_with_the_frames_bands(make_raster, tmp_path):
+def test_the_generator_is_timed_with_the_frames_bands(make_raster, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for number in range(5):
         make_raster(rng.integers(1, 255, (4, 40, 40), np.uint8), f"train_frames/{number}.tif")
         make_raster(rng.integers(0, 2, (40, 40), np.uint8) * 255, f"train_masks/{number}.tif")
-    found = gpu.feed(gpu.replace(BASE, task="feed", frames=str(tmp_path)))
+    monkeypatch.setattr(gpu, "FITTED", 7)
+    (tmp_path / "settings.json").write_text(json.dumps({"model_args": SMALL}))
+    request = gpu.replace(BASE, settings=str(tmp_path / "settings.json"), frames=str(tmp_path), batch=4)
+    found = gpu.feed(request)
     assert (found["frames"], found["bands"], found["batch"]) == (5, 4, 4)
     assert found["frames_per_second"] == pytest.approx(5 / found["seconds"])
+    fitted = gpu.fit(request)
+    assert fitted["frames_per_second"] == pytest.approx(8 / fitted["seconds"])
 
 
 @pytest.mark.slow
@@ -256,7 +281,7 @@ def test_quick_run(tmp_path):
     assert "frames/s" in done.stdout
 
 
-def test_what_does_not_start_ends_it_before_the_first_case(monkeypatch):
-    monkeypatch.setattr(gpu, "ask", lambda request, timeout: {"error": "SettingsError: input_shape"})
+def test_what_does_not_start_ends_it_before_the_first_case():
+    children = Namespace(ask=lambda request: {"error": "SettingsError: input_shape"})
     with pytest.raises(SystemExit, match="SettingsError: input_shape"):
-        gpu.heading(BASE, Namespace(timeout=60.0))
+        gpu.heading(children, BASE, Namespace())
