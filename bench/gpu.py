@@ -375,6 +375,9 @@ def _step(network: Any, tensors: Sequence[Any], request: Request) -> tuple[Calla
     import keras
 
     if request.task == "train":
+        from unet.upsampling import for_learning
+
+        network = for_learning(network)
         compile_as_training(network, request)
         image, mask, weights = tensors
         return lambda: network.train_on_batch(image, mask, sample_weight=weights), network
@@ -557,7 +560,7 @@ class Child:
             self.process.communicate(json.dumps(asdict(request)) + "\n", timeout)
             return _read_answer(self.folder, self.process.returncode)
         except subprocess.TimeoutExpired:
-            return {"error": f"no answer within {timeout:g} s"}
+            return {"error": f"no answer within {timeout:g} s", "log": _log_end(self.folder)}
         finally:
             self.close()
 
@@ -600,13 +603,17 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _read_answer(folder: Path, code: int) -> Answer:
     """The answer of a process that has ended, and the end of its log: why it failed, or what a compiler gave up on."""
-    path, log = folder / "answer.json", (folder / "log").read_text(errors="replace")[-2000:].strip()
+    path, log = folder / "answer.json", _log_end(folder)
     if path.exists():
         found: Answer = json.loads(path.read_text()) | {"log": log}
         return found | ({"error": reason(found["error"])} if "error" in found else {})
     last = log.rpartition("\n")[2]
     why = f"ended by signal {-code}" if code < 0 else f"ended with code {code}: {last}"
     return {"error": "out of memory" if reason(log) == "out of memory" else why, "log": log}
+
+
+def _log_end(folder: Path) -> str:
+    return (folder / "log").read_text(errors="replace")[-2000:].strip()
 
 
 def reason(error: str) -> str:

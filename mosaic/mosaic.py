@@ -58,6 +58,7 @@ from roofkit.settings import Method, MosaicArgs, RasterArgs
 
 WINDOW = (4 * BLOCK, 8 * BLOCK)  # rows and columns worked on at a time: wide, as tiles stored in strips are read
 OFF_GRID = 1e-3  # pixels
+COUNTED = 2.0**52  # pixels from an origin, from which on a float64 knows no half of one
 LARGEST = 2**42  # pixels of a mosaic: a country at half a metre
 DRIFT = 0.1  # pixels, over the mosaic
 PIXEL_SIZE = 1e-4  # relative difference
@@ -188,9 +189,10 @@ def lay_out(tiles: Sequence[Tile]) -> Layout:
     transform = common_transform([tile.grid.transform for tile in tiles])
     spread = max(size_difference(transform, tile.grid.transform) for tile in tiles)
     corners = np.array([corner_offsets(transform, tile.grid) for tile in tiles])  # (tiles, 2 corners, col and row)
-    whole = np.rint(corners).astype(int)
-    allowed = min(OFF_GRID + 2 * spread * float(np.ptp(corners, axis=(0, 1)).max()), DRIFT)
-    off = np.abs(corners - whole).max(axis=(1, 2))
+    with np.errstate(invalid="ignore", over="ignore"):
+        whole = np.rint(corners)
+        allowed = min(DRIFT, OFF_GRID + 2 * spread * float(np.ptp(corners, axis=(0, 1)).max()))
+        off = np.where(np.abs(corners) < COUNTED, np.abs(corners - whole), np.inf).max(axis=(1, 2))
     if off.max() > allowed:
         worst = int(off.argmax())
         if len(tiles) == 1:
@@ -199,6 +201,7 @@ def lay_out(tiles: Sequence[Tile]) -> Layout:
         found = f"{off[worst]:.3g} of a pixel off the grid of {tiles[1 if worst == 0 else 0].path}"
         advice = "Warp them to one grid first (gdalwarp -tap)."
         raise MismatchError(tiles[worst].path, found, "tiles on one grid", advice)
+    whole = whole.astype(int)
     start = whole[:, 0].min(axis=0)
     cols, rows = whole[:, 1].max(axis=0) - start
     if float(cols) * float(rows) > LARGEST:

@@ -1,6 +1,9 @@
 """Errors raised on purpose: one line that names the file, what was found, what was expected, what to do."""
 
+import re
 from pathlib import Path
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # as Keras writes them into its errors
 
 
 class RoofError(Exception):
@@ -59,3 +62,13 @@ class LockedError(RoofError, OSError):
 
 class ClusterError(RoofError, OSError):
     """A cluster does not answer, or cannot do the work."""
+
+
+def reason(error: BaseException | str, most: int = 200) -> str:
+    """What a library said was wrong, in one line of at most so many letters."""
+    return " ".join(COLOURS.sub("", str(error)).split())[:most]
+
+
+def named_reason(error: BaseException) -> str:
+    """The same after the error's kind."""
+    return f"{type(error).__name__}: {reason(error)}"

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -298,16 +298,34 @@ def polygons_of(wkb: Sequence[bytes | None] | NDArray[Any]) -> tuple[NDArray[Any
     """
     with quiet(), np.errstate(invalid="ignore"):
         shapes, torn, problem = _parse(np.asarray(wkb, object))
-        broken = torn | ~(shapely.is_valid(shapes) | shapely.is_missing(shapes))
+        broken = torn | ~(_each(shapely.is_valid, shapes, False) | shapely.is_missing(shapes))
         polygonal = np.isin(shapely.get_type_id(shapes), POLYGONAL)
         kinds = _kinds(shapes, ~polygonal)
         mend = polygonal & broken
-        shapes[mend] = shapely.make_valid(shapes[mend], method="structure", keep_collapsed=False)
+        shapes[mend] = _each(valid_shapes, shapes[mend], None)
+        _drop(shapes, problem, mend & shapely.is_missing(shapes), "a polygon that cannot be repaired")
         for i in np.flatnonzero(shapely.get_type_id(shapes) == COLLECTION):
             shapes[i], broken[i] = _polygons_in(shapes[i]), True
         _drop(shapes, problem, ~np.isin(shapely.get_type_id(shapes), POLYGONAL) & ~polygonal, kinds)
         _drop(shapes, problem, ~(shapely.area(shapes) > 0), "a polygon without area")
     return shapes, broken & ~shapely.is_missing(shapes), problem
+
+
+def valid_shapes(shapes: NDArray[Any]) -> NDArray[Any]:
+    """Polygons without the ways in which they cross themselves; what has no area is left out."""
+    repaired: NDArray[Any] = shapely.make_valid(shapes, method="structure", keep_collapsed=False)
+    return repaired
+
+
+def _each(work: Callable[[NDArray[Any]], NDArray[Any]], shapes: NDArray[Any], otherwise: Any) -> NDArray[Any]:
+    """What a function of arrays makes of shapes; `otherwise` of those with which GEOS cannot deal."""
+    try:
+        return work(shapes)
+    except shapely.GEOSException:
+        if len(shapes) < 2:
+            return np.full(len(shapes), otherwise)
+        halves = np.array_split(shapes, 2)
+        return np.concatenate([_each(work, half, otherwise) for half in halves])
 
 
 def _parse(raw: NDArray[Any]) -> tuple[NDArray[Any], Mask, NDArray[Any]]:

@@ -28,7 +28,7 @@ from rasterio.windows import Window
 
 from roofkit.addresses import Address
 from roofkit.artifacts import committed, fingerprint
-from roofkit.errors import BadInputError, MissingInputError, OutputError
+from roofkit.errors import BadInputError, MissingInputError, OutputError, reason
 from roofkit.heeded import are_heeded
 from roofkit.hush import hushed
 from roofkit.ledger import input_digests, input_fact
@@ -46,6 +46,7 @@ CACHE_BYTES = 64 * 2**20
 BLOCK_BYTES = 256 * 2**20  # a block that decodes to more is refused: GDAL reads blocks whole
 DECODED_BYTES = 64 * 2**30  # a block that the cache does not hold is decoded for each band: at most so much in all
 MOST_PIXELS = 10**12  # of one raster: more is a slip of scale, or a file that lies
+MOST_BANDS = 4096  # the same; work for each band, and GDAL's for each other one, would go on for minutes
 SMALL = 64 * 2**20  # bytes of pixels that are read without looking at memory
 MEMORY_SHARE = 0.5  # of the memory that is free: pixels that are read at once
 IN_MEMORY = 64 * 2**20  # bytes of pixels up to which a new raster is made in memory
@@ -144,11 +145,15 @@ def check_plan(src: DatasetReader, where: str, read: Callable[[int, int], bytes]
         read: Gives bytes of its file by place and number; None: `src.part_of_file`, or the file is not looked at.
 
     Raises:
-        BadInputError: It is too large, in huge blocks (those of its mask count, too), or names another file.
+        BadInputError: It is too large, in huge blocks (those of its mask count, too), of too many bands, or names
+            another file.
     """
     if src.width * src.height > MOST_PIXELS:
         found, expected = f"{src.height:,} x {src.width:,} pixels", f"at most {MOST_PIXELS:,}"
         raise BadInputError(where, found, expected, "Cut it into parts (gdal_retile.py), or check its header.")
+    if src.count > MOST_BANDS:
+        advice = "Take the bands that you need (gdal_translate -b), or check its header."
+        raise BadInputError(where, f"{src.count:,} bands", f"at most {MOST_BANDS:,}", advice)
     if "OVERVIEW_FILE" in src.tags(ns="OVERVIEWS"):
         advice = "Rewrite it (gdal_translate)."
         raise BadInputError(where, "a raster that names another file", "pixels of its own", advice)
@@ -264,7 +269,7 @@ def _open_address(address: Address) -> Iterator[DatasetReader]:
             yield src
     except (RasterioError, CPLE_BaseError) as error:
         if not problems:
-            found = f"not readable as GTiff ({' '.join(str(error).split())[:200]})"
+            found = f"not readable as GTiff ({reason(error)})"
             raise BadInputError(str(address), found, "a GTiff file", "Replace or remove it.") from None
     if problems:
         raise problems[0]

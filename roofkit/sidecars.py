@@ -18,7 +18,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from roofkit.errors import BadInputError
+from roofkit.errors import BadInputError, reason
 
 AUXILIARY, MASK = ".aux.xml", ".msk"
 LONGEST = 16 * 2**20  # bytes of a description
@@ -135,8 +135,7 @@ def _read_auxiliary(path: Path) -> Sidecars:
             {band: value for band, value in nodata.items() if value is not None},
         )
     except (ElementTree.ParseError, ValueError, CRSError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInputError(path, f"not readable ({reason})", "a description that GDAL wrote", ADVICE) from None
+        raise BadInputError(path, f"not readable ({reason(error)})", "a description that GDAL wrote", ADVICE) from None
 
 
 def _nodata(band: ElementTree.Element) -> float | None:

@@ -142,9 +142,14 @@ def area_of_file(path: Path) -> Area:
     """
     import pyproj
 
-    from roofkit.labels import read_labels, reproject
+    from roofkit.labels import read_labels, reproject, valid_shapes
 
-    whole = shapely.unary_union(reproject(read_labels(path).roofs, pyproj.CRS(LONLAT), path).geometry.to_numpy())
+    shapes = reproject(read_labels(path).roofs, pyproj.CRS(LONLAT), path).geometry.to_numpy()
+    try:
+        whole = shapely.unary_union(valid_shapes(shapes))
+    except shapely.GEOSException as error:
+        found = f"polygons that cannot be made into one area ({error})"
+        raise BadInputError(path, found, "valid polygons", "Repair them (QGIS: Fix geometries).") from None
     west, south, east, north = whole.bounds
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
         raise BadInputError(path, f"bounds {whole.bounds}", "an area on the globe", "Check its CRS.")

@@ -21,7 +21,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from roofkit.cli import say
-from roofkit.errors import BadInputError, MissingInputError, SettingsError
+from roofkit.errors import BadInputError, MissingInputError, SettingsError, reason
 from roofkit.ledger import input_digest, input_digests
 from roofkit.range_file import RemoteBytes, open_bytes
 from roofkit.raster import (
@@ -101,7 +101,7 @@ class Raster:
                 yield src
             except (RasterioError, CPLE_BaseError) as error:
                 if not problems:
-                    found = f"not readable ({' '.join(str(error).split())[:200]})"
+                    found = f"not readable ({reason(error)})"
                     raise BadInputError(self.where, found, "a whole GeoTIFF", "Check it.") from None
             if problems:  # of which GDAL only knows that bytes are missing
                 raise problems[0]

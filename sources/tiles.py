@@ -17,7 +17,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from roofkit.artifacts import committed
-from roofkit.errors import BadInputError
+from roofkit.errors import BadInputError, reason
 from roofkit.raster import BLOCK, Pixels, Valid
 from roofkit.stopping import raise_if_stopped
 from roofkit.web import StoppedError
@@ -82,7 +82,7 @@ class TileStore:
             pixels = pixels.reshape(len(self.scene.bands), *shape)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             self.path(window).unlink()
-            found = f"a damaged tile ({' '.join(str(error).split())})"
+            found = f"a damaged tile ({reason(error)})"
             raise BadInputError(self.path(window), found, "the tile as fetched", "Run again: it is removed.") from None
         return pixels, valid
 

@@ -230,6 +230,12 @@ CASES = [
     Bad("int32", lambda p: p.raster(pixels=image(dtype="int32")), CHIP, "scenes/a.tif|int32|uint8, uint16"),
     Bad("float64", lambda p: p.raster(pixels=image(dtype="float64")), CHIP, "scenes/a.tif|float64|gdal_translate -ot"),
     Bad("complex numbers", lambda p: p.raster(pixels=image(dtype="complex64")), CHIP, "scenes/a.tif|complex64"),
+    Bad(
+        "4,097 bands",
+        lambda p: p.raster(pixels=np.ones((4097, 1, 1), np.uint8)),
+        CHIP,
+        "scenes/a.tif|4,097 bands|gdal_translate -b",
+    ),
     Bad("a huge block", lambda p: huge_block(p), CHIP, "scenes/a.tif|blocks of|MiB|TILED=YES"),
     Bad("size 0", scene, "chip scenes out --size 0", "--size|chip_args.size|greater than or equal to 1"),
     Bad("a size beyond all", scene, "chip scenes out --size 1000000000000", "chip_args.size|65536"),

@@ -244,7 +244,7 @@ def test_a_child_leaves_its_error_as_its_answer(tmp_path, monkeypatch):
 
 
 def test_a_process_that_takes_too_long_is_ended():
-    assert gpu.Child().ask(BASE, 0.01) == {"error": "no answer within 0.01 s"}
+    assert gpu.Child().ask(BASE, 0.01) == {"error": "no answer within 0.01 s", "log": ""}
 
 
 def test_the_generator_is_timed_with_the_frames_bands(make_raster, tmp_path, monkeypatch):

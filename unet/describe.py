@@ -34,7 +34,7 @@ roof = probability >= {threshold}
 
 def frame_counts(loaded: LoadedModel, frames: RoofFrames) -> NDArray[np.int64]:
     """Counts of pixels (frames, 4), as `roofkit.scores.pixel_counts` gives them, at the size that the network sees."""
-    network, found = KerasInference(loaded), []
+    network, found = KerasInference(loaded, loaded.model.name), []
     for index in range(-(-len(frames.pairs) // frames.settings.batch_size)):
         images, roofs, weights = frames.batch(index)
         for probability in network.map([images]):

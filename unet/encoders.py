@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from roofkit.errors import MissingInputError, SettingsError
+from roofkit.errors import MissingInputError, SettingsError, reason
 from roofkit.settings import ModelArgs
 from unet.model_plan import stored_numbers
 from unet.parts import climb, dropout, to_full_size
@@ -64,11 +64,11 @@ def _load_weights(encoder: Any, make: Any, args: ModelArgs, options: dict[str, A
             stored_numbers(Path(name))  # raises where it leads to other files
         trained = make(include_top=False, weights=name, input_shape=(None, None, 3), **options)
     except Exception as error:  # Keras raises anything for a file that does not fit, and wraps what the network raised
-        reason = " ".join(str(error).split())[:120]
+        why = reason(error, 120)
         if name == "imagenet":
             advice = "Connect to the network once, or set model_args.encoder_weights to null."
-            raise MissingInputError("ImageNet weights", f"not fetched ({reason})", "a download", advice) from None
-        found, expected = f"{name}, which does not fit ({reason})", f"weights of {args.architecture} without its top"
+            raise MissingInputError("ImageNet weights", f"not fetched ({why})", "a download", advice) from None
+        found, expected = f"{name}, which does not fit ({why})", f"weights of {args.architecture} without its top"
         raise SettingsError("model_args.encoder_weights", found, expected, "Name others, or null.") from None
     shapes = [tuple(weight.shape) for weight in encoder.weights]
     encoder.set_weights(adapt(trained.get_weights(), shapes))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from roofkit.artifacts import Outputs, committed, committed_folder, fingerprint, recorded
 from roofkit.cli import Run, say
-from roofkit.errors import OutputError, SettingsError
+from roofkit.errors import OutputError, SettingsError, named_reason
 from roofkit.ledger import input_digest
 from unet.backend import start_keras
 from unet.model_file import load_model
@@ -82,6 +82,5 @@ def _write(model: Path, part: Path, kind: str, path: Path) -> None:
     except OSError:
         raise
     except Exception as error:  # TensorFlow and ONNX raise anything at all where a disk is full
-        reason = " ".join(str(error).split())[:200]
-        found = f"not written ({type(error).__name__}: {reason})"
+        found = f"not written ({named_reason(error)})"
         raise OutputError(path, found, "a network that can be exported, and space for it", "Try again.") from None

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roofkit.cli import say
-from roofkit.errors import BadInputError, SettingsError
+from roofkit.errors import BadInputError, SettingsError, named_reason
 from roofkit.stopping import raise_if_stopped
 from unet.backend import best_precision, start_keras
-from unet.model_file import LoadedModel
+from unet.model_file import LoadedModel, bad_model
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, ...]  # of a frame: rows, cols, bands
@@ -71,17 +71,16 @@ def open_inference(
     """
     openvino = _library(runtime)
     if openvino is None:
-        return KerasInference(loaded)
+        return KerasInference(loaded, name)
     try:
         return OpenVinoInference(loaded, openvino, threads)
     except Exception as error:  # for a foreign network converter and compiler raise anything at all
         raise_if_stopped()
-        reason = " ".join(PLACES.sub("", str(error)).split())[:200]
-        found = f"not usable by OpenVINO ({type(error).__name__}: {reason})"
+        found = f"not usable by OpenVINO ({PLACES.sub('', named_reason(error))})"
     if runtime == "openvino":
         raise BadInputError(name, found, "layers that it knows", f"Set {SETTING} to keras.")
     say(f"{name}: {found}; Keras is used instead, which is slower.")
-    return KerasInference(loaded)
+    return KerasInference(loaded, name)
 
 
 class KerasInference(Inference):
@@ -89,14 +88,19 @@ class KerasInference(Inference):
 
     runtime = "keras"
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self.loaded = loaded
+    def __init__(self, loaded: LoadedModel, name: Path | str) -> None:
+        self.loaded, self.name = loaded, name
 
     def map(self, batches: Iterable[Floats]) -> Generator[Floats, None, None]:
         """The roof probability of each batch."""
         first = self.loaded.data_format == "channels_first"
         for batch in batches:
-            output = self.loaded.model.predict_on_batch(batch.transpose(0, 3, 1, 2) if first else batch)
+            try:
+                output = self.loaded.model.predict_on_batch(batch.transpose(0, 3, 1, 2) if first else batch)
+            except Exception as error:  # in a foreign network layers raise anything at all
+                raise_if_stopped()
+                found = f"it fails at {batch.shape[1]} x {batch.shape[2]} pixels ({named_reason(error)})"
+                raise bad_model(self.name, found, "a network for such images") from None
             raise_if_stopped()
             output = np.asarray(output, np.float32)
             yield output[:, -1] if first else output[..., -1]  # two classes: background, roof

@@ -19,6 +19,7 @@ from unet.metrics import RoofF1, RoofIoU, ThresholdCounts, cooler
 from unet.model_file import save_model
 from unet.network import Preparation, build_unet
 from unet.plan import TrainSettings, duration, rate_factor
+from unet.upsampling import for_learning
 from unet.weights import WeightAverage, Weights, cooled
 
 PROBE = 3  # steps that are timed, after one that compiles and one that is the start of an epoch
@@ -60,7 +61,7 @@ class Learner:
         with precision(self.precision):
             self.judge = build_unet(settings.frame_model, **options)
             with scope:
-                self.network = build_unet(settings.crop_model, **options)
+                self.network = for_learning(build_unet(settings.crop_model, **options))
                 self._compile()
         self.counts = ThresholdCounts()
         self.judge.compile(loss=self._loss(), weighted_metrics=[self.counts], jit_compile=_jit())

@@ -21,9 +21,9 @@ import numpy as np
 
 from roofkit.artifacts import committed
 from roofkit.cli import say
-from roofkit.errors import BadInputError, MissingInputError, OutputError
+from roofkit.errors import BadInputError, MissingInputError, OutputError, named_reason, reason
 from unet.backend import start_keras
-from unet.model_plan import WEIGHTS, check_archive, check_network, foreign_object, parsed, stored_numbers
+from unet.model_plan import WEIGHTS, check_archive, check_network, foreign_object, odd_attribute, parsed, stored_numbers
 
 FACTS = "roof_classify"  # the attribute of an .h5 file, and with .json the entry of a .keras file
 SUFFIXES = (".h5", ".keras")
@@ -72,7 +72,7 @@ def save_model(model: Any, path: Path, facts: Mapping[str, Any]) -> None:
             _write_h5(model, part, text) if path.suffix == ".h5" else _write_keras(model, part, text)
             same = sorted(_stored(part)) == sorted(map(_checksum, model.get_weights()))
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # h5py has both for a full disk
-            raise _not_written(path, " ".join(str(error).split())) from error
+            raise _not_written(path, reason(error)) from error
         if not same:
             raise _not_written(path, "other weights came back")
 
@@ -148,10 +148,10 @@ def load_model(path: Path) -> LoadedModel:
     if not path.is_file():
         raise MissingInputError(path, "no such file", "a trained model", "Run the train stage first, or name a model.")
     if path.suffix not in SUFFIXES:
-        raise _bad(path, f"a {path.suffix or 'nameless'} file", " or ".join(SUFFIXES))
+        raise bad_model(path, f"a {path.suffix or 'nameless'} file", " or ".join(SUFFIXES))
     config, facts = _read_text(path)
     if (name := foreign_object(config)) is not None:
-        raise _bad(path, f"it holds {name}", "layers of Keras alone")
+        raise bad_model(path, f"it holds {name}", "layers of Keras alone")
     keras = start_keras()
     try:
         with _quiet(), warnings.catch_warnings(record=True) as remarks:
@@ -159,10 +159,9 @@ def load_model(path: Path) -> LoadedModel:
             check_network(config, _numbers_in(path), legacy=path.suffix == ".h5")
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged or hostile file makes Keras raise anything at all
-        reason = " ".join(str(error).split())[:200]
-        raise _bad(path, f"not loadable by Keras ({type(error).__name__}: {reason})", "a whole model") from None
+        raise bad_model(path, f"not loadable by Keras ({named_reason(error)})", "a whole model") from None
     if not all(np.isfinite(weights).all() for weights in model.get_weights()):
-        raise _bad(path, "weights that are no numbers", "a network that was trained well")
+        raise bad_model(path, "weights that are no numbers", "a network that was trained well")
     for remark in remarks:  # in a line of its own, without a place in Keras' source
         if issubclass(remark.category, UserWarning):
             say(f"warning: {path}: {' '.join(str(remark.message).split())}")
@@ -177,24 +176,26 @@ def _numbers_in(path: Path) -> int:
         return stored_numbers(io.BytesIO(archive.read(WEIGHTS)))
 
 
-def _bad(path: Path, found: str, expected: str) -> BadInputError:
+def bad_model(path: Path | str, found: str, expected: str) -> BadInputError:
+    """The error for a model that is of no use."""
     return BadInputError(path, found, expected, "Train it again, or name another model.")
 
 
 def _read_text(path: Path) -> tuple[Any, dict[str, Any]]:
     """The network's description and our facts, out of a file that Keras has not touched yet."""
     if path.stat().st_size == 0:
-        raise _bad(path, "0 bytes", "a Keras model")
+        raise bad_model(path, "0 bytes", "a Keras model")
     try:
         config, facts = _h5_text(path) if path.suffix == ".h5" else _zip_text(path)
         return parsed(config), _known(parsed(facts)) if facts else {}
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise _bad(path, f"not a Keras model ({type(error).__name__}: {reason})", "a whole model") from None
+        raise bad_model(path, f"not a Keras model ({named_reason(error)})", "a whole model") from None
 
 
 def _h5_text(path: Path) -> tuple[str, str | None]:
     with h5py.File(path, "r") as file:
+        if odd := odd_attribute(file):
+            raise ValueError(odd)
         config, facts = file.attrs.get("model_config"), file.attrs.get(FACTS)
     if config is None:
         raise ValueError("weights without a network")
@@ -241,11 +242,15 @@ def _describe(model: Any, facts: dict[str, Any], path: Path) -> LoadedModel:
         inputs = outputs = ()
     data_format = facts.get("data_format") or _guess(inputs, outputs)
     if data_format is None or len(inputs) != 4 or len(outputs) != 4:
-        raise _bad(path, f"{list(inputs)} to {list(outputs)}", "one image to one mask of 1 or 2 classes, the same size")
+        raise bad_model(
+            path, f"{list(inputs)} to {list(outputs)}", "one image to one mask of 1 or 2 classes, the same size"
+        )
     axis = 3 if data_format == "channels_last" else 1
     size, mask = (tuple(s for i, s in enumerate(shape) if i not in (0, axis)) for shape in (inputs, outputs))
     if outputs[axis] not in (1, 2) or size != mask or inputs[axis] is None:
-        raise _bad(path, f"{list(inputs)} to {list(outputs)}", "one image to one mask of 1 or 2 classes, the same size")
+        raise bad_model(
+            path, f"{list(inputs)} to {list(outputs)}", "one image to one mask of 1 or 2 classes, the same size"
+        )
     frame_size = (size[0] or DEFAULT_SIZE[0], size[1] or DEFAULT_SIZE[1])
     return LoadedModel(
         model, facts.get("threshold", DEFAULT_THRESHOLD), facts.get("frame_size", frame_size), (size[0], size[1]),

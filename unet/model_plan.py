@@ -117,6 +117,8 @@ def stored_numbers(source: Path | BinaryIO) -> int:
         if not isinstance(link, h5py.HardLink) or seen > OBJECTS:
             return f"a link that leads elsewhere ({name})" if seen <= OBJECTS else "parts without end"
         item = file[name]
+        if odd := odd_attribute(item):
+            return odd
         if not isinstance(item, h5py.Dataset):
             return None
         count, size = count + (item.size or 0), size + item.nbytes
@@ -128,6 +130,16 @@ def stored_numbers(source: Path | BinaryIO) -> int:
         raise ValueError(fault)
     _check_room(size, "weights")
     return count
+
+
+def odd_attribute(item: Any) -> str | None:
+    """What HDF5 may crash on when it is read: an attribute that is neither text nor numbers; None: there is none."""
+    plain = (h5py.h5t.TypeStringID, h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID)
+    for number in range(h5py.h5a.get_num_attrs(item.id)):
+        attribute = h5py.h5a.open(item.id, index=number)
+        if not isinstance(attribute.get_type(), plain):
+            return f"{attribute.name.decode(errors='replace')}, which is neither text nor a number"
+    return None
 
 
 def _fault(item: Any) -> str | None:

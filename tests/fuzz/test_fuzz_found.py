@@ -16,14 +16,15 @@ KIND = {suffix: kind for kind, suffixes in FORMATS.items() for suffix in suffixe
 
 @pytest.fixture(scope="module")
 def benches(tmp_path_factory):
-    return {kind: Bench(kind, tmp_path_factory.mktemp(kind)) for kind in ("tif", "vector", "skops")}
+    return {kind: Bench(kind, tmp_path_factory.mktemp(kind)) for kind in ("tif", "vector", "skops", "h5")}
 
 
 @pytest.mark.parametrize("folder", FOUND, ids=lambda folder: folder.name)
 def test_what_was_found_is_mended(folder, benches, capfd):
     (path,) = (part for part in folder.iterdir() if part.suffix in KIND)
     kind = KIND[path.suffix]
-    for how in {"tif": (0, 2, 3, 7), "vector": (0, 1, 2, 3), "skops": (0,)}[kind]:
+    hows = {"tif": (0, 2, 3, 7), "vector": (0, 1, 2, 3), "skops": (0,), "h5": (0,)}[kind]
+    for how in hows[:1] if "bands" in folder.name else hows:  # refused at the door; GDAL takes seconds to open it
         assert try_out(benches[kind], path, how)["outcome"] == "fine"
 
 
