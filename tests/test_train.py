@@ -140,6 +140,23 @@ def unmeasured(request, monkeypatch):
         monkeypatch.setattr(Learner, "measure", lambda self, train, val: (0.01, 0.01))
 
 
+@pytest.fixture(autouse=True)
+def little(request, monkeypatch):
+    """A network of one normalisation and one convolution between scaling and last layer; not for `whole` tests."""
+    from unet.backend import start_keras
+
+    start_keras()
+    from unet import network
+
+    if "whole" not in request.fixturenames:
+        monkeypatch.setattr(network, "body_of", lambda args: lambda x, args: network._norm_conv(x, args, args.filters))
+
+
+@pytest.fixture
+def whole():
+    """The test is about the network itself."""
+
+
 @pytest.fixture
 def measured():
     """The test measures the speed of training, as users do."""
@@ -281,7 +298,7 @@ def test_saved_model_scores_what_the_report_says(project, capsys, precision):
     )
 
 
-def test_a_tiny_network_overfits_four_frames(project, capsys, compiled):
+def test_a_tiny_network_overfits_four_frames(project, capsys, compiled, whole):
     for i in range(4):  # validate on the training frames
         for kind in ("frames", "masks"):
             (project.path(f"val_{kind}/val_{i}.tif")).write_bytes(
@@ -411,7 +428,7 @@ def test_starting_over_says_so(stopped, capsys):
         dict(rescale=1 / 65535),
     ],
 )
-def test_settings_that_change_the_network_or_its_training(project, changes):
+def test_settings_that_change_the_network_or_its_training(project, changes, whole):
     from unet.model_file import load_model
 
     assert project.set(**changes).run() == 0
@@ -493,7 +510,7 @@ def test_pretrained_starts_from_the_checkpoint_and_is_then_kept(project, capsys)
     assert project.model.read_bytes() == fine
 
 
-def test_pretrained_with_another_number_of_bands(project):
+def test_pretrained_with_another_number_of_bands(project, whole):
     assert project.run() == 0
     before = project.weights()
     for kind in ("train_frames", "val_frames"):
@@ -510,7 +527,7 @@ def test_pretrained_with_another_number_of_bands(project):
     np.testing.assert_allclose(after[2], before[2], atol=1e-5)
 
 
-def test_pretrained_of_another_shape(project, capsys):
+def test_pretrained_of_another_shape(project, capsys, whole):
     assert project.run() == 0
     assert project.set(pretrained=True, filters=5).run() == 1
     assert "Make model_args those of that model" in capsys.readouterr().err
@@ -762,7 +779,7 @@ def test_signals_end_training_and_leave_the_best_epoch(project, number, status):
 # ------------------------------------------------------------------------------------------------------------ real data
 
 
-def test_real_eight_band_uint16_frames(project, capsys, compiled):
+def test_real_eight_band_uint16_frames(project, capsys, compiled, whole):
     source = real("spacenet1_rio/8band")
     chosen = []
     for path in sorted(source.glob("*.tif")):
