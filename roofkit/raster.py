@@ -593,6 +593,11 @@ class _BlockWriter(RasterWriter):
     def _whole(self) -> Window:
         return Window(0, 0, self._size[1], self._size[0])
 
+    @property
+    def _masked(self) -> bool:
+        """Whether the file is to have a mask."""
+        return self._blocks.images > 1
+
     def describe(self, names: Sequence[str], colours: Colours | None = None) -> None:
         self._names, self._colours = names, colours
 
@@ -632,7 +637,7 @@ class _BlockWriter(RasterWriter):
                 writer = RasterWriter(dst)
                 writer.describe(self._names, self._colours)
                 writer.tag(self._tags)
-                if self._blocks.images > 1:
+                if self._masked:
                     dst.write_mask(np.zeros((1, 1), np.uint8), window=Window(0, 0, 1, 1))
             self._end(memory.getbuffer())
 
@@ -646,7 +651,10 @@ class _BlockWriter(RasterWriter):
 
 
 class _CogWriter(_BlockWriter):
-    """The same of a cloud-optimised GeoTIFF: blocks, and what overviews are made of, wait until all are there."""
+    """The same of a cloud-optimised GeoTIFF: blocks, and what overviews are made of, wait until all are there.
+
+    Where all pixels turn out to be valid, their mask is left out.
+    """
 
     def __init__(
         self,
@@ -662,11 +670,20 @@ class _CogWriter(_BlockWriter):
         size = profile["height"], profile["width"]
         self._pyramid = Pyramid(halves, size, BLOCK, bands=count, dtype=dtype)
         self._waiting, self._classes = waiting, classes
+        self._valid = 0  # pixels, of windows that came with a mask
         super().__init__(file, profile, threads=threads)
 
     def _blocks_in(self, file: BinaryIO) -> CogFile:
         levels = range(len(self._pyramid.sizes))
         return CogFile(self._waiting, [self._pyramid.shape(level) for level in levels], big=self._big)
+
+    @property
+    def _masked(self) -> bool:
+        return super()._masked and self._valid < self._size[0] * self._size[1]
+
+    def _write(self, pixels: Pixels, mask: Pixels | None, window: Window) -> None:
+        self._valid += 0 if mask is None else np.count_nonzero(mask)
+        super()._write(pixels, mask, window)
 
     def _encode(self, pixels: Pixels, mask: Pixels | None) -> list[list[bytes]]:
         """The blocks of the image and of its mask, and before them the halves of which overviews are made."""
@@ -682,10 +699,9 @@ class _CogWriter(_BlockWriter):
                 cast(CogFile, self._blocks).append(image, row, col, block, level)
 
     def _end(self, template: memoryview) -> None:
-        masked = self._blocks.images > 1
         for level in range(1, len(self._pyramid.sizes)):
             for blocks in self._pyramid.blocks(level):
-                work = ((block.pixels, _mask_of(block.valid) if masked else None) for block in blocks)
+                work = ((block.pixels, _mask_of(block.valid) if self._masked else None) for block in blocks)
                 for block, images in zip(blocks, (self._pool.map if self._pool else map)(self._encode, *zip(*work))):
                     rows, cols = block.valid.shape
                     self._append(Window(block.col * BLOCK, block.row * BLOCK, cols, rows), images, level)

@@ -8,7 +8,7 @@ import rasterio
 from hypothesis import given, settings, strategies
 from imagery import TRANSFORM, UTM
 from PIL import Image
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rio_cogeo.cogeo import cog_validate
 
 from roofkit.display import GROUND, MASK_COLOURS, ROOF, mask_statistics, value_statistics
@@ -131,6 +131,16 @@ def test_a_valid_cog_of_the_same_pixels(written, shape, dtype, compress, masked)
         with rasterio.open(path, OVERVIEW_LEVEL=level) as src:
             np.testing.assert_array_equal(src.dataset_mask() > 0, known)
             np.testing.assert_array_equal(src.read(), expected)
+
+
+def test_a_mask_is_left_out_where_every_pixel_turned_out_valid(written):
+    pixels, _ = image(700, 600, "uint8")
+    without = checked(written(pixels)).read_bytes()
+    path = checked(written(pixels, np.ones(pixels.shape[1:], bool)))
+    with rasterio.open(path) as src:
+        assert src.mask_flag_enums == ([MaskFlags.all_valid],)
+        np.testing.assert_array_equal(src.read(), pixels)
+    assert len(path.read_bytes()) == len(without)
 
 
 def test_a_file_past_four_gigabytes_has_the_same_layout(written, monkeypatch):
