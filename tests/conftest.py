@@ -144,3 +144,17 @@ def drawn() -> Any:
     shapes = [shapely.Polygon(square(x, 26.005)) for x in (83.002, 83.0098, 83.02)]
     table = gpd.GeoDataFrame({"material": ["tin", "tile", "tin"], "n": [1, 2, 3]}, geometry=shapes, crs="EPSG:4326")
     return table.to_crs(UTM)
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks have one convolution and one normalisation between scaling and last layer: most time is saved."""
+    from unet.backend import start_keras
+
+    start_keras()
+    from unet import network
+
+    def body(x: Any, args: Any) -> Any:
+        return network.normalisation(network._convolution(args, args.filters)(x), args)
+
+    monkeypatch.setattr(network, "body_of", lambda args: body)

@@ -221,7 +221,10 @@ def test_times_as_lists_write_them():
 FAULTS = [None, 429, None, 500, "reset", 503, "truncated", None, 503]
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("https", 1), ("https", 2), ("s3", 1), ("s3", 2), ("gs", 1)])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [("https", 1), pytest.param("https", 2, marks=pytest.mark.slow), ("s3", 1), ("s3", 2), ("gs", 1)],
+)
 def test_chips_of_an_address_are_those_of_the_file(kind, workers, scene, data, s3, gs, tmp_path):
     files = {f"deep/{NAME}": data}
     servers = {
@@ -280,7 +283,7 @@ def test_masks_of_an_address_are_those_of_the_file(scene, data, tmp_path):
     assert len(contents(tmp_path / "outTrue")) == 1
 
 
-@pytest.mark.parametrize("block_size", [None, 256])
+@pytest.mark.parametrize("block_size", [pytest.param(None, marks=pytest.mark.slow), 256])
 def test_maps_of_an_address_are_those_of_the_file(block_size, fake_model, scene, data, tmp_path, capsys):
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"predict_args": {"block_size": block_size, "runtime": "keras"}}))

@@ -127,7 +127,7 @@ def same(one, other):
     return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other))
 
 
-def test_measuring_the_speed_leaves_no_trace(settings, frames):
+def test_measuring_the_speed_leaves_no_trace(little, settings, frames):
     learner, train, val = learner_of(settings), frames(8), frames(16)
     before = learner.state()
     step, check = learner.measure(train, val)
@@ -138,7 +138,7 @@ def test_measuring_the_speed_leaves_no_trace(settings, frames):
 
 
 @pytest.mark.slow  # test_train resumes whole trainings
-def test_a_restored_learner_goes_on_bit_for_bit(settings, frames):
+def test_a_restored_learner_goes_on_bit_for_bit(little, settings, frames):
     learner, train = learner_of(settings), frames(8)
     learner.learn(train, 1, epochs=2, live=False)
     state = learner.state()
@@ -155,7 +155,7 @@ def test_restoring_another_network(settings):
         learner_of(settings).restore([np.zeros(3)])
 
 
-def test_what_is_validated_is_what_is_saved(settings, frames, tmp_path):
+def test_what_is_validated_is_what_is_saved(little, settings, frames, tmp_path):
     from unet.model_file import load_model
 
     learner, val = learner_of(settings), frames(16)
@@ -172,7 +172,7 @@ def test_what_is_validated_is_what_is_saved(settings, frames, tmp_path):
     assert not same(learner.weights, learner.network.get_weights())  # the average
 
 
-def test_a_live_line(settings, frames, capsys):
+def test_a_live_line(little, settings, frames, capsys):
     learner_of(settings).learn(frames(8), 1, epochs=2, live=True)
     text = capsys.readouterr().err
     assert "epoch 1/2, step 3/3: loss " in text

@@ -216,7 +216,10 @@ def test_frames_and_masks_are_copied_byte_for_byte(town, capsys):
     assert all(len(found) == 1 for found in sides.values())
 
 
-@pytest.mark.parametrize(("size", "overlap"), [pytest.param(16, 0, marks=pytest.mark.slow), (16, 4), (24, 0)])
+@pytest.mark.parametrize(
+    ("size", "overlap"),
+    [pytest.param(16, 0, marks=pytest.mark.slow), (16, 4), pytest.param(24, 0, marks=pytest.mark.slow)],
+)
 def test_no_validation_pixel_is_trained_on(town, size, overlap):
     """Two adjoining scenes and one that lies across both, off their grid."""
     town("a", size=size, overlap=overlap)

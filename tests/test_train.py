@@ -141,15 +141,10 @@ def unmeasured(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def little(request, monkeypatch):
-    """A network of one normalisation and one convolution between scaling and last layer; not for `whole` tests."""
-    from unet.backend import start_keras
-
-    start_keras()
-    from unet import network
-
+def little_unless_whole(request):
+    """With `little`; not for tests that ask for the `whole` network."""
     if "whole" not in request.fixturenames:
-        monkeypatch.setattr(network, "body_of", lambda args: lambda x, args: network._norm_conv(x, args, args.filters))
+        request.getfixturevalue("little")
 
 
 @pytest.fixture
@@ -428,7 +423,7 @@ def test_starting_over_says_so(stopped, capsys):
         dict(rescale=1 / 65535),
     ],
 )
-def test_settings_that_change_the_network_or_its_training(project, changes, whole):
+def test_settings_that_change_the_network_or_its_training(project, changes):
     from unet.model_file import load_model
 
     assert project.set(**changes).run() == 0
@@ -510,7 +505,7 @@ def test_pretrained_starts_from_the_checkpoint_and_is_then_kept(project, capsys)
     assert project.model.read_bytes() == fine
 
 
-def test_pretrained_with_another_number_of_bands(project, whole):
+def test_pretrained_with_another_number_of_bands(project):
     assert project.run() == 0
     before = project.weights()
     for kind in ("train_frames", "val_frames"):
@@ -546,7 +541,7 @@ def test_doctor_warns_before_training(project, capsys):
     assert "warning: model_args.bachnorm_momentum: 0.99: after 2 steps 98% of the first" in capsys.readouterr().err
 
 
-def test_doctor_stops_a_network_that_is_beyond_help(project, capsys, monkeypatch):
+def test_doctor_stops_a_network_that_is_beyond_help(project, capsys, monkeypatch, whole):
     from unet.learner import Learner
 
     start_from = Learner.start_from
