@@ -557,7 +557,7 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [pytest.param("rio in colour", marks=pytest.mark.slow), "banepa", "rio"])
 def test_real_data_has_no_failure(tmp_path, monkeypatch, capsys, name):
     monkeypatch.setattr(stage, "CHECKS", [check for check in stage.CHECKS if check.run is not stage.network])
     scenes, labels, settings = REAL[name]
