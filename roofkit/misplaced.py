@@ -76,7 +76,7 @@ def union(bounds: Iterable[Bounds | None]) -> Bounds | None:
 def bounds_in(source: Any, bounds: Bounds | None, target: CRS) -> Bounds | None:
     """The same bounds in another CRS; None where that is undefined.
 
-    Those of imagery whose rows run north are upside down, at which PROJ crashes later; what comes back is not.
+    Those of imagery whose rows run north are upside down, at which PROJ would crash; what comes back is not.
     """
     if bounds is None:
         return None

@@ -333,7 +333,8 @@ def test_labels_on_the_wrong_continent(place, capsys):
 
 
 def test_labels_on_the_wrong_continent_of_imagery_whose_rows_run_north(make_raster, tmp_path, capsys):
-    frame = make_raster(np.ones((8, 8), "uint8"), "frames/a.tif", transform=Affine(0.5, 0, 735000, 0, 0.5, 2960000))
+    place = dict(crs="EPSG:4326", transform=Affine(1e-5, 0, 83.4, 0, 1e-5, 26.7))
+    frame = make_raster(np.ones((8, 8), "uint8"), "frames/a.tif", **place)
     labels = write_labels(tmp_path / "rio.geojson", {"tin": shapely.box(-43.7, -23, -43.6, -22.9)}, crs="EPSG:4326")
     line = failure(capsys, frame, labels, tmp_path / "masks")
     assert "No usual CRS brings them together" in line
