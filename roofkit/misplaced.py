@@ -74,16 +74,12 @@ def union(bounds: Iterable[Bounds | None]) -> Bounds | None:
 
 
 def bounds_in(source: Any, bounds: Bounds | None, target: CRS) -> Bounds | None:
-    """The same bounds in another CRS; None where that is undefined.
-
-    Those of imagery whose rows run north are upside down, at which PROJ would crash; what comes back is not.
-    """
+    """The same bounds in another CRS; None where that is undefined."""
     if bounds is None:
         return None
-    left, bottom, right, top = bounds
     try:
         move = Transformer.from_crs(CRS.from_user_input(source), target, always_xy=True)
-        moved = move.transform_bounds(min(left, right), min(bottom, top), max(left, right), max(bottom, top))
+        moved = move.transform_bounds(*bounds)
     except (ProjError, CRSError):
         return None
     return moved if np.isfinite(moved).all() else None

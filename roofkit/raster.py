@@ -71,8 +71,9 @@ class Grid:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """left, bottom, right, top in the CRS."""
-        return rasterio.transform.array_bounds(self.height, self.width, self.transform)  # type: ignore[no-any-return]
+        """left, bottom, right, top in the CRS, also where rows run north."""
+        left, bottom, right, top = rasterio.transform.array_bounds(self.height, self.width, self.transform)
+        return min(left, right), min(bottom, top), max(left, right), max(bottom, top)
 
     def window(self, window: Window) -> "Grid":
         """The grid of a window of this one, which may reach beyond it."""
