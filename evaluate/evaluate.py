@@ -45,6 +45,7 @@ if __name__ == "__main__":
     answer(parser())
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ from numpy.typing import NDArray
 from roofkit import scores
 from roofkit.artifacts import Outputs, fingerprint, write_json
 from roofkit.cli import Run, leave, progress, run_stage, say
-from roofkit.errors import MismatchError, MissingInputError, RoofError
+from roofkit.errors import BadInputError, MismatchError, MissingInputError, RoofError
 from roofkit.ledger import input_digests
 from roofkit.pairs import ScoredFrame, by_stem, check_grid, mask_files, pair_rasters, read_mask, read_probability
 from roofkit.paths import find_labels, holds_files
@@ -210,16 +211,24 @@ def pixel_area(frame: Frame) -> float:
 
     Raises:
         MissingInputError: The frame has no CRS.
+        BadInputError: Its CRS, or where it lies in it, is not on Earth.
     """
     from pyproj import Geod, Transformer
+    from pyproj.exceptions import CRSError, ProjError
 
     grid, transform = frame.grid, frame.grid.transform
+    expected, advice = "a georeferenced frame, to know square metres", "Set evaluate_args.min_building to 0."
     if grid.crs is None:
-        advice = "Set evaluate_args.min_building to 0."
-        raise MissingInputError(frame.prediction, "no CRS", "a georeferenced frame, to know square metres", advice)
+        raise MissingInputError(frame.prediction, "no CRS", expected, advice)
     corners = [transform @ corner for corner in ((0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height))]
-    lon, lat = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True).transform(*zip(*corners))
-    return abs(Geod(ellps="WGS84").polygon_area_perimeter(lon, lat)[0]) / (grid.width * grid.height)
+    try:
+        lon, lat = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True).transform(*zip(*corners))
+        area = abs(Geod(ellps="WGS84").polygon_area_perimeter(lon, lat)[0]) / (grid.width * grid.height)
+    except (CRSError, ProjError):
+        area = 0.0
+    if not 0 < area < math.inf:
+        raise BadInputError(frame.prediction, "a place that is not on Earth", expected, advice)
+    return area
 
 
 def find_frames(predictions: Path, masks: Path) -> list[Frame]:

@@ -25,6 +25,7 @@ GRADIENT = 0.7  # deviation of the smoothing before texture: corrugation is a pi
 FILL = 4.0  # deviation of the neighbourhood that invalid pixels are filled from
 FEW_BANDS = 4  # of which all pairs are looked at
 STEEPEST = 10.0  # the largest ratio of two bands
+FARTHEST = np.float32(1e6)  # deviations from the mean: what lies beyond is no measurement, and its square no float32
 KINDS = ("values", "mean", "deviation", "edges", "texture", "hessian")
 EXTRA = {"mean": 0, "deviation": 0, "edges": 1, "hessian": 2}  # pixels around a smoothed window that a kind needs
 
@@ -169,6 +170,7 @@ class Features:
         mean, deviation = (np.array(v, np.float32)[:, None, None] for v in (self.bands.mean, self.bands.deviation))
         raw = filled(pixels, valid, mean)
         scaled = (raw - mean) / deviation
+        np.clip(scaled, -FARTHEST, FARTHEST, out=scaled)
         images = dict(zip(self.bands.names, map(np.ascontiguousarray, scaled)))
         layers = {layer for kind in KINDS for layer in getattr(self.settings, kind)}
         if "brightness" in layers:

@@ -390,6 +390,13 @@ def test_square_metres_need_a_crs(make_raster, tmp_path):
         counts_of(find_frames(path, path)[0], min_building=3)
 
 
+@pytest.mark.parametrize("crs", ['LOCAL_CS["a plane"]', "EPSG:4978"])
+def test_square_metres_need_a_place_on_earth(make_raster, crs):
+    path = make_raster(PREDICTED, "p.tif", crs=crs)
+    with pytest.raises(BadInputError, match=r"p\.tif: a place that is not on Earth; expected a georeferenced frame"):
+        counts_of(find_frames(path, path)[0], min_building=3)
+
+
 def test_a_frame_too_large_for_memory_counts_in_the_pixel_scores_only(folders, evaluate, monkeypatch, capsys):
     monkeypatch.setattr(stage, "LARGEST", 5)
     values = evaluate()

@@ -94,7 +94,7 @@ def test_a_classifier_its_picture_and_its_report(project, capsys, name):
     assert item["properties"]["mlm:framework"] == "scikit-learn"
 
 
-@pytest.mark.parametrize("name", [STAGES[0], pytest.param(STAGES[1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["forest", pytest.param("regression", marks=pytest.mark.slow)])
 def test_unchanged_it_is_kept_and_the_seed_decides(project, capsys, name):
     stage, path = STAGES[name], project.path(f"results/{name}.skops")
     assert project.run(stage) == 0

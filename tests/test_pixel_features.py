@@ -137,6 +137,15 @@ def test_nan_and_infinity_are_invalid():
     np.testing.assert_allclose(filled(pixels, np.ones((40, 40), bool), np.zeros((1, 1, 1), "f4")), 5, rtol=1e-6)
 
 
+def test_values_at_the_end_of_float32_make_numbers(recwarn):
+    features = made(1, **dict.fromkeys(NONE, ("bands",)), scales=(1,))
+    side = 2 * features.margin + 8
+    pixels = np.full((1, side, side), 5, "float32")
+    pixels[0, side // 2, side // 2] = 3e38
+    assert np.isfinite(features.of(pixels, np.ones((side, side), bool))).all()
+    assert not recwarn.list
+
+
 def test_far_from_all_that_is_valid_stands_the_mean():
     pixels, valid = np.zeros((1, 200, 200), "uint8"), np.zeros((200, 200), bool)
     valid[:5] = True
