@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ keras = start_keras()
 from keras import layers
 
 from unet import inference
-from unet.inference import open_inference
+from unet.inference import KerasInference, open_inference
 from unet.learner import precision
 from unet.model_file import LoadedModel, load_model, save_model
 from unet.network import Preparation, build_unet
@@ -373,3 +374,25 @@ def test_openvino_reports_nothing(tmp_path):
         [sys.executable, "-c", ALONE], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+class Failing:
+    """Stands for a network that fails at work."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def predict_on_batch(self, batch):
+        raise self.error
+
+
+def test_a_network_that_fails_at_work_is_named():
+    loaded = SimpleNamespace(model=Failing(OverflowError("\x1b[1mtoo large\x1b[0m")), data_format="channels_last")
+    with pytest.raises(BadInputError, match=r"m\.h5: it fails at 4 x 5 pixels \(OverflowError: too large\); expected"):
+        next(KerasInference(loaded, "m.h5").map([np.zeros((1, 4, 5, 3), np.float32)]))
+
+
+def test_memory_that_runs_out_at_work_is_no_fault_of_the_network():
+    loaded = SimpleNamespace(model=Failing(MemoryError("no room")), data_format="channels_last")
+    with pytest.raises(MemoryError, match="no room"):
+        next(KerasInference(loaded, "m.h5").map([np.zeros((1, 4, 5, 3), np.float32)]))

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roofkit.cli import say
-from roofkit.errors import BadInputError, SettingsError, named_reason
+from roofkit.errors import BadInputError, SettingsError, named_reason, reason
 from roofkit.stopping import raise_if_stopped
 from unet.backend import best_precision, start_keras
 from unet.model_file import LoadedModel, bad_model
@@ -76,7 +76,7 @@ def open_inference(
         return OpenVinoInference(loaded, openvino, threads)
     except Exception as error:  # for a foreign network converter and compiler raise anything at all
         raise_if_stopped()
-        found = f"not usable by OpenVINO ({PLACES.sub('', named_reason(error))})"
+        found = f"not usable by OpenVINO ({type(error).__name__}: {reason(PLACES.sub('', str(error)))})"
     if runtime == "openvino":
         raise BadInputError(name, found, "layers that it knows", f"Set {SETTING} to keras.")
     say(f"{name}: {found}; Keras is used instead, which is slower.")
@@ -99,6 +99,8 @@ class KerasInference(Inference):
                 output = self.loaded.model.predict_on_batch(batch.transpose(0, 3, 1, 2) if first else batch)
             except Exception as error:  # in a foreign network layers raise anything at all
                 raise_if_stopped()
+                if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+                    raise MemoryError(reason(error)) from None
                 found = f"it fails at {batch.shape[1]} x {batch.shape[2]} pixels ({named_reason(error)})"
                 raise bad_model(self.name, found, "a network for such images") from None
             raise_if_stopped()
