@@ -247,6 +247,7 @@ def test_a_process_that_takes_too_long_is_ended():
     assert gpu.Child().ask(BASE, 0.01) == {"error": "no answer within 0.01 s", "log": ""}
 
 
+@pytest.mark.slow
 def test_the_generator_is_timed_with_the_frames_bands(make_raster, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for number in range(5):

@@ -98,6 +98,7 @@ def labels(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow  # test_a_worker_killed_half_way compares chips
 def test_chips_masks_and_tables_are_those_of_one_process(cluster, scenes, tmp_path):
     (tmp_path / "labels").mkdir()
     roofs = labels(tmp_path / "labels/roofs.gpkg")

@@ -271,7 +271,7 @@ def test_a_format_that_cannot_be_written_is_told_before_training(project, monkey
     assert not project.model.exists()
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_saved_model_scores_what_the_report_says(project, capsys, precision):
     from unet.model_file import load_model
 
