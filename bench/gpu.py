@@ -23,6 +23,7 @@ deterministic here, as TensorFlow would not compile them: TF_DETERMINISTIC_OPS=1
 import argparse
 import contextlib
 import datetime
+import importlib
 import importlib.metadata
 import json
 import math
@@ -228,8 +229,7 @@ def answer(folder: Path) -> None:
 
     Before that line comes, Keras is imported, and nothing asked of the GPU.
     """
-    import keras  # noqa: F401
-
+    importlib.import_module("keras")
     request = Request(**json.loads(sys.stdin.readline()))
     work = {"facts": facts, "feed": feed, "fit": fit}.get(request.task, measure)
     try:
@@ -470,7 +470,7 @@ def peak_memory() -> int | None:
 
 def feed(request: Request) -> Answer:
     """Time the generator on a folder: reading all frames once, and its second epoch, which finds them in memory."""
-    frames, settings, read = _frames(request)
+    frames, settings, _, read = _frames(request)
     _epoch_seconds(frames)
     frames.on_epoch_end()
     seconds, count = _epoch_seconds(frames), len(frames.pairs)
@@ -482,14 +482,11 @@ def feed(request: Request) -> Answer:
 
 def fit(request: Request) -> Answer:
     """Time training from the generator, as train/train.py does it: the third of three epochs."""
-    from contextlib import nullcontext
-
     from unet.learner import Learner
-    from unet.network import Preparation
 
-    frames, settings, _ = _frames(request)
+    frames, settings, preparation, _ = _frames(request)
     frames.steps = -(-FITTED // settings.data.batch_size)
-    learner = Learner(settings, Preparation(None, frames.means, frames.deviations), nullcontext())
+    learner = Learner(settings, preparation, contextlib.nullcontext())
     for epoch in (1, 2, 3):
         started = time.perf_counter()
         learner.learn(frames, epoch, epochs=3, live=False)
@@ -498,8 +495,8 @@ def fit(request: Request) -> Answer:
     return {"frames_per_second": frames.steps * settings.data.batch_size / seconds, "seconds": seconds}
 
 
-def _frames(request: Request) -> tuple[Any, Any, float]:
-    """The generator as training makes it, its settings, and the seconds for reading all frames once.
+def _frames(request: Request) -> tuple[Any, Any, Any, float]:
+    """The generator as training makes it, its settings, how pixels are scaled, and the seconds for reading all once.
 
     Size, batch and precision are those asked for; bands those that the frames have.
     """
@@ -507,18 +504,20 @@ def _frames(request: Request) -> tuple[Any, Any, float]:
 
     start_keras().utils.set_random_seed(0)
     from roofkit.pairs import find_pairs
-    from roofkit.raster import data_bands, open_raster
+    from roofkit.raster import band_names, open_raster
     from roofkit.settings import load_settings
+    from train.train import positive_deviations
     from unet.datagen import Augmentation, RoofFrames
+    from unet.network import Preparation
     from unet.plan import TrainSettings
 
     settings = load_settings(Path(request.settings))
     folder, paths = Path(request.frames or ""), settings.path_args
     pairs = find_pairs(folder / paths.train_frames, folder / paths.train_masks, settings.extension_args.extension)
     with open_raster(pairs[0].frame) as src:
-        channels = len(data_bands(src))
+        names = band_names(src)
     size = (request.size, request.size)
-    changed = {"target_size": size, "crop_size": None, "channels": channels, "batch_size": request.batch}
+    changed = {"target_size": size, "crop_size": None, "channels": len(names), "batch_size": request.batch}
     blocks = TrainSettings(
         settings.load_dataset_args.model_copy(update=changed), settings.model_args, settings.output_args,
         settings.training_args.model_copy(update={"precision": request.precision}),
@@ -528,8 +527,8 @@ def _frames(request: Request) -> tuple[Any, Any, float]:
     statistics = frames.measure()
     seconds = time.perf_counter() - started
     frames.augmentation = Augmentation(blocks.data, statistics)
-    frames.means, frames.deviations = statistics.mean, [value or 1.0 for value in statistics.deviation]
-    return frames, blocks, seconds
+    preparation = Preparation(None, statistics.mean, positive_deviations(statistics.deviation, names))
+    return frames, blocks, preparation, seconds
 
 
 def _epoch_seconds(frames: Any) -> float:

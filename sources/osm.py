@@ -18,6 +18,7 @@ import shapely
 
 from roofkit.cli import say
 from roofkit.errors import MissingInputError, RoofError
+from roofkit.labels import valid_shapes
 from roofkit.settings import DownloadArgs
 from roofkit.stopping import raise_if_stopped
 from roofkit.vectors import RESERVED, safe_names
@@ -77,7 +78,7 @@ def tidy(found: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     names = safe_names(sorted(map(str, tags.columns)), (*RESERVED, "osm_id"))
     for name, safe in names.items():
         table[safe] = [None if pd.isna(value) else str(value) for value in tags[name]]
-    shapes = shapely.make_valid(shapely.force_2d(found.geometry.to_numpy()), method="structure", keep_collapsed=False)
+    shapes = valid_shapes(shapely.force_2d(found.geometry.to_numpy()))
     order = sorted(range(len(table)), key=lambda i: (kinds[i], numbers[i]))
     return gpd.GeoDataFrame(table, geometry=shapes, crs=LONLAT).iloc[order].reset_index(drop=True)
 

@@ -206,13 +206,15 @@ def footprints(data: bytes, name: str) -> "tuple[gpd.GeoDataFrame, int]":
     import geopandas as gpd
     import shapely
 
+    from roofkit.labels import valid_shapes
+
     try:
         features = json.loads(data).get("features", [])
         shapes = [shapely.from_geojson(json.dumps(f["geometry"])) for f in features if f.get("geometry")]
         table = [dict(f.get("properties") or {}) for f in features if f.get("geometry")]
     except (ValueError, AttributeError, TypeError, RecursionError, shapely.errors.ShapelyError) as error:
         raise BadInputError(name, f"no GeoJSON ({error})", "footprints", "Fetch that file again.") from None
-    shapes = list(shapely.make_valid(shapely.force_2d(shapes), method="structure", keep_collapsed=False))
+    shapes = list(valid_shapes(shapely.force_2d(shapes)))
     keep = [shape.geom_type in ("Polygon", "MultiPolygon") and shape.area > 0 for shape in shapes]
     rows = [{str(k): v for k, v in row.items() if not isinstance(v, (dict, list))} for row in table]
     found = gpd.GeoDataFrame(rows, geometry=shapes, crs=LONLAT) if shapes else gpd.GeoDataFrame(geometry=[], crs=LONLAT)

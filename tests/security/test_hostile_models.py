@@ -117,7 +117,7 @@ def test_a_refused_model_leaves_no_output(tmp_path, run_cases):
 
 
 @pytest.mark.parametrize(
-    ("count", "seed"), [(30, 0), *(pytest.param(200, seed, marks=pytest.mark.slow) for seed in range(1, 6))]
+    ("count", "seed"), [(60, 0), *(pytest.param(200, seed, marks=pytest.mark.slow) for seed in range(1, 6))]
 )
 def test_mutated_forests(tmp_path, count, seed):
     done = run_python(FORESTS, "", tmp_path, count, seed)
