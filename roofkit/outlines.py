@@ -15,6 +15,7 @@ WIDE = 1.25  # a roof is at least so many times as wide as the neck that it is c
 ALIKE = 0.8  # IoU with the outline before, from which on a square one is taken
 RIGHT = 0.5  # how far the walls agree on two directions, 0 (a circle) to 1, from which on an outline is made square
 MOST = 500  # corners of a building; a patch of more is none, and would take long
+PAIRS = 1000  # of polygons that are looked at together: GEOS prepares them, which takes ten times their memory
 TOUCHING = 1e-6  # square metres of overlap that come from rounding
 Polygons = NDArray[Any]
 
@@ -169,8 +170,13 @@ def without_overlaps(roofs: Polygons) -> Polygons:
     large, small = shapely.STRtree(roofs).query(roofs)
     first = rank[large] < rank[small]
     large, small = large[first], small[first]
-    shapely.prepare(roofs[large])
-    shared = shapely.intersects(roofs[large], roofs[small]) & ~shapely.touches(roofs[large], roofs[small])
+    shared = np.zeros(len(large), bool)
+    for start in range(0, len(large), PAIRS):
+        some = slice(start, start + PAIRS)
+        ones, others = roofs[large[some]], roofs[small[some]]
+        shapely.prepare(ones)
+        shared[some] = shapely.intersects(ones, others) & ~shapely.touches(ones, others)
+        shapely.destroy_prepared(ones)
     for i, j in sorted(zip(large[shared].tolist(), small[shared].tolist()), key=lambda pair: rank[[*pair]].tolist()):
         if roofs[j].intersection(roofs[i]).area > TOUCHING:
             roofs[j] = _largest(roofs[j].difference(roofs[i]))
