@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -15,7 +15,17 @@ from rasterio.windows import Window
 
 from roofkit.artifacts import committed
 from roofkit.errors import BadInputError, MissingInputError
-from roofkit.outlines import LARGEST, Polygons, filled, repaired, separated, simplified, squared, without_overlaps
+from roofkit.outlines import (
+    LARGEST,
+    Polygons,
+    filled,
+    portions,
+    repaired,
+    separated,
+    simplified,
+    squared,
+    without_overlaps,
+)
 from roofkit.raster import Grid, Valid
 from roofkit.settings import PredictArgs
 
@@ -68,16 +78,13 @@ def save_pieces(tracer: FootprintTracer, path: Path) -> None:
     """Write what a tracer has collected, complete or not at all (Arrow: polygons as WKB, in pixel coordinates)."""
     import pyarrow as pa
 
-    pieces = [*tracer.whole, *tracer.cut]
-    columns = {
-        "polygon": pa.array(shapely.to_wkb([piece.polygon for piece in pieces]).tolist(), pa.binary()),
-        "pixels": pa.array([piece.pixels for piece in pieces], pa.int64()),
-        "probability": pa.array([piece.probability for piece in pieces], pa.float64()),
-        "cut": pa.array([False] * len(tracer.whole) + [True] * len(tracer.cut)),
-    }
-    table = pa.table(columns)
-    with committed(path) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    schema = pa.schema({"polygon": pa.binary(), "pixels": pa.int64(), "probability": pa.float64(), "cut": pa.bool_()})
+    kinds = [(piece, False) for piece in tracer.whole] + [(piece, True) for piece in tracer.cut]
+    with committed(path) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for some in portions(len(kinds)):
+            rows = [(piece.polygon.wkb, piece.pixels, piece.probability, cut) for piece, cut in kinds[some]]
+            columns = zip(*rows) if rows else [[]] * len(schema)
+            writer.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema)], schema))
 
 
 def load_pieces(paths: Iterable[Path]) -> FootprintTracer:
@@ -86,11 +93,12 @@ def load_pieces(paths: Iterable[Path]) -> FootprintTracer:
 
     tracer = FootprintTracer()
     for path in paths:
-        table = pa.ipc.open_file(path.read_bytes()).read_all()
-        polygons = shapely.from_wkb(table["polygon"].to_numpy())
-        numbers = (table[name].to_pylist() for name in ("pixels", "probability", "cut"))
-        for polygon, pixels, probability, cut in zip(polygons, *numbers):
-            (tracer.cut if cut else tracer.whole).append(Piece(polygon, pixels, probability))
+        with pa.OSFile(str(path)) as file:
+            reader = pa.ipc.open_file(file)
+            for number in range(reader.num_record_batches):
+                wkb, *numbers = (column.to_pylist() for column in reader.get_batch(number).columns)
+                for polygon, pixels, probability, cut in zip(shapely.from_wkb(wkb), *numbers):
+                    (tracer.cut if cut else tracer.whole).append(Piece(polygon, pixels, probability))
     return tracer
 
 
@@ -155,19 +163,38 @@ def to_footprints(pieces: list[Piece], path: Path, grid: Grid, settings: Predict
         MissingInputError, BadInputError: As for `pixel_metres`.
     """
     metres = pixel_metres(grid, path)
+    parts = [_drawn(pieces[some], metres, settings) for some in portions(len(pieces))]
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    separated, specks, unseparated = np.sum([part.counts for part in parts], axis=0).tolist()
+    roofs = without_overlaps(np.concatenate([part.roofs for part in parts]))
+    del parts  # their polygons go as the loop takes others in their place
+    for some in portions(len(roofs)):
+        roofs[some] = repaired(_moved(roofs[some], grid.transform @ ~metres))
+    features = _table(path.stem, roofs, probabilities, grid.crs)
+    kept = features[(features["area_m2"] >= settings.min_area) & ~features.is_empty].reset_index(drop=True)
+    kept.insert(0, "id", footprint_ids(path.stem, np.asarray(kept.geometry), grid))
+    return Footprints(kept, separated, specks + len(roofs) - len(kept), unseparated)
+
+
+class _Drawn(NamedTuple):
+    """Some roofs of a scene, in metres, before overlaps are looked for."""
+
+    roofs: Polygons
+    probabilities: NDArray[np.float64]
+    counts: tuple[int, int, int]  # patches that came apart, specks, patches too large to take apart
+
+
+def _drawn(pieces: list[Piece], metres: Affine, settings: PredictArgs) -> _Drawn:
+    """The roofs of some pieces, apart and with the outlines that `settings` ask for."""
     pixel_area = abs(metres.determinant)
     patches = filled(shapely.normalize([piece.polygon for piece in pieces]), settings.min_hole / pixel_area)
     large = np.flatnonzero(shapely.area(patches) * pixel_area >= settings.min_area)
     groups, unseparated = _apart(patches[large], settings.separate, metres)
     sizes = np.array([len(group) for group in groups], int)
-    roofs = _drawn(_moved(_flat(groups), metres), sizes, metres, settings)
+    roofs = _straight(_moved(_flat(groups), metres), sizes, metres, settings)
     probabilities = np.array([piece.probability / piece.pixels for piece in pieces])[large].repeat(sizes)
-    roofs = repaired(_moved(roofs, grid.transform @ ~metres))
-    features = _table(path.stem, roofs, probabilities, grid.crs)
-    kept = features[(features["area_m2"] >= settings.min_area) & ~features.is_empty].reset_index(drop=True)
-    kept.insert(0, "id", footprint_ids(path.stem, np.asarray(kept.geometry), grid))
-    specks = len(patches) - len(large) + len(roofs) - len(kept)
-    return Footprints(kept, int(np.count_nonzero(sizes > 1)), specks, unseparated)
+    counts = (int(np.count_nonzero(sizes > 1)), len(patches) - len(large), unseparated)
+    return _Drawn(roofs, probabilities, counts)
 
 
 def pixel_metres(grid: Grid, path: Path) -> Affine:
@@ -209,7 +236,7 @@ def _apart(patches: Polygons, width: float, metres: Affine) -> tuple[list[list[s
     return groups, int(np.count_nonzero(~fits))
 
 
-def _drawn(roofs: Polygons, sizes: NDArray[np.int_], metres: Affine, settings: PredictArgs) -> Polygons:
+def _straight(roofs: Polygons, sizes: NDArray[np.int_], metres: Affine, settings: PredictArgs) -> Polygons:
     """The roofs (in metres; `sizes` of them in each patch) with straight and square outlines, as `settings` say."""
     drawn = roofs
     if settings.simplify:
@@ -218,7 +245,7 @@ def _drawn(roofs: Polygons, sizes: NDArray[np.int_], metres: Affine, settings: P
     if settings.square:
         shortest = max(2 * settings.simplify, 4 * math.sqrt(abs(metres.determinant)))
         drawn = np.array([squared(roof, shortest) or outline for roof, outline in zip(roofs, drawn)], dtype=object)
-    return without_overlaps(drawn)
+    return drawn
 
 
 def _flat(groups: Iterable[Iterable[shapely.Polygon]]) -> Polygons:
@@ -264,9 +291,11 @@ def geodesic_areas(features: "gpd.GeoDataFrame") -> list[float]:
     """Square metres on the WGS 84 ellipsoid (Karney 2013, by PROJ), whatever the CRS; two decimals."""
     from pyproj import Geod
 
-    geod = Geod(ellps="WGS84")
-    polygons: Any = features.geometry.to_crs("EPSG:4326")
-    return [round(abs(geod.geometry_area_perimeter(polygon)[0]), 2) for polygon in polygons]
+    geod, areas = Geod(ellps="WGS84"), []
+    for some in portions(len(features)):
+        polygons: Any = features.geometry.iloc[some].to_crs("EPSG:4326")
+        areas += [round(abs(geod.geometry_area_perimeter(polygon)[0]), 2) for polygon in polygons]
+    return areas
 
 
 def gather(parts: "list[gpd.GeoDataFrame]") -> "gpd.GeoDataFrame":

@@ -3,6 +3,7 @@
 Polygons lie on a plane in metres; only those of `separated` lie in pixel coordinates.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +16,14 @@ WIDE = 1.25  # a roof is at least so many times as wide as the neck that it is c
 ALIKE = 0.8  # IoU with the outline before, from which on a square one is taken
 RIGHT = 0.5  # how far the walls agree on two directions, 0 (a circle) to 1, from which on an outline is made square
 MOST = 500  # corners of a building; a patch of more is none, and would take long
-PAIRS = 1000  # of polygons that are looked at together: GEOS prepares them, which takes ten times their memory
+PORTION = 200  # polygons that are looked at together: GEOS takes up to ten times their memory
 TOUCHING = 1e-6  # square metres of overlap that come from rounding
 Polygons = NDArray[Any]
+
+
+def portions(count: int) -> Iterator[slice]:
+    """Slices of `count` polygons, at least one, each small enough for copies of it in memory."""
+    return (slice(start, start + PORTION) for start in range(0, max(count, 1), PORTION))
 
 
 def filled(polygons: Polygons, area: float) -> Polygons:
@@ -171,8 +177,7 @@ def without_overlaps(roofs: Polygons) -> Polygons:
     first = rank[large] < rank[small]
     large, small = large[first], small[first]
     shared = np.zeros(len(large), bool)
-    for start in range(0, len(large), PAIRS):
-        some = slice(start, start + PAIRS)
+    for some in portions(len(large)):
         ones, others = roofs[large[some]], roofs[small[some]]
         shapely.prepare(ones)
         shared[some] = shapely.intersects(ones, others) & ~shapely.touches(ones, others)
