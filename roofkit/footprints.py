@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,14 +37,19 @@ if TYPE_CHECKING:
 class Piece:
     """A patch of roof pixels that share edges, in pixel coordinates of its scene."""
 
-    polygon: shapely.Polygon
+    wkb: bytes  # a third of what GEOS needs for the polygon
     pixels: int
     probability: float  # the sum over its pixels
+
+    @property
+    def polygon(self) -> shapely.Polygon:
+        """Its outline; decoded each time."""
+        return shapely.from_wkb(self.wkb)
 
     def merged(self, others: "Iterable[Piece]", polygon: shapely.Polygon) -> "Piece":
         """This piece and others as one."""
         parts = [self, *others]
-        return Piece(polygon, sum(p.pixels for p in parts), sum(p.probability for p in parts))
+        return Piece(polygon.wkb, sum(p.pixels for p in parts), sum(p.probability for p in parts))
 
 
 class FootprintTracer:
@@ -63,15 +68,16 @@ class FootprintTracer:
             return
         rows, cols = roof.shape
         for piece in trace(roof, probability):
-            left, top, right, bottom = piece.polygon.bounds
+            polygon = piece.polygon
+            left, top, right, bottom = polygon.bounds
             at_edge = left == 0 or top == 0 or right == cols or bottom == rows
-            polygon = shapely.transform(piece.polygon, lambda xy: xy + (window.col_off, window.row_off))
-            (self.cut if at_edge else self.whole).append(Piece(polygon, piece.pixels, piece.probability))
+            placed = shapely.transform(polygon, lambda xy: xy + (window.col_off, window.row_off))
+            (self.cut if at_edge else self.whole).append(replace(piece, wkb=placed.wkb))
 
     def pieces(self) -> list[Piece]:
         """Every roof, those cut by window edges put together again; sorted by row, then column."""
         found = self.whole + join(self.cut)
-        return sorted(found, key=lambda piece: (piece.polygon.bounds[1], piece.polygon.bounds[0], piece.pixels))
+        return sorted(found, key=lambda piece: (*piece.polygon.bounds[1::-1], piece.pixels))
 
 
 def save_pieces(tracer: FootprintTracer, path: Path) -> None:
@@ -82,7 +88,7 @@ def save_pieces(tracer: FootprintTracer, path: Path) -> None:
     kinds = [(piece, False) for piece in tracer.whole] + [(piece, True) for piece in tracer.cut]
     with committed(path) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for some in portions(len(kinds)):
-            rows = [(piece.polygon.wkb, piece.pixels, piece.probability, cut) for piece, cut in kinds[some]]
+            rows = [(piece.wkb, piece.pixels, piece.probability, cut) for piece, cut in kinds[some]]
             columns = zip(*rows) if rows else [[]] * len(schema)
             writer.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema)], schema))
 
@@ -96,9 +102,8 @@ def load_pieces(paths: Iterable[Path]) -> FootprintTracer:
         with pa.OSFile(str(path)) as file:
             reader = pa.ipc.open_file(file)
             for number in range(reader.num_record_batches):
-                wkb, *numbers = (column.to_pylist() for column in reader.get_batch(number).columns)
-                for polygon, pixels, probability, cut in zip(shapely.from_wkb(wkb), *numbers):
-                    (tracer.cut if cut else tracer.whole).append(Piece(polygon, pixels, probability))
+                for *values, cut in zip(*(column.to_pylist() for column in reader.get_batch(number).columns)):
+                    (tracer.cut if cut else tracer.whole).append(Piece(*values))
     return tracer
 
 
@@ -112,7 +117,7 @@ def trace(roof: Valid, probability: NDArray[np.float32]) -> list[Piece]:
     total = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=count + 1)
     traced = shapes(labels.astype(np.int32), mask=roof, connectivity=4)
     return [
-        Piece(shapely.geometry.shape(geometry), int(pixels[int(label)]), float(total[int(label)]))
+        Piece(shapely.geometry.shape(geometry).wkb, int(pixels[int(label)]), float(total[int(label)]))
         for geometry, label in traced
     ]
 
@@ -121,10 +126,11 @@ def join(pieces: list[Piece]) -> list[Piece]:
     """Pieces that share an edge, as one."""
     if not pieces:
         return []
-    merged = shapely.get_parts(shapely.unary_union([piece.polygon for piece in pieces]))
+    polygons = [piece.polygon for piece in pieces]
+    merged = shapely.get_parts(shapely.unary_union(polygons))
     merged = shapely.simplify(shapely.normalize(merged), 0)  # without the points where windows met
     tree = shapely.STRtree(merged)
-    inner = [piece.polygon.representative_point() for piece in pieces]
+    inner = [polygon.representative_point() for polygon in polygons]
     owner = dict(zip(*tree.query(inner, predicate="within").tolist()))
     groups: dict[int, list[Piece]] = {}
     for index, piece in enumerate(pieces):
@@ -187,7 +193,9 @@ class _Drawn(NamedTuple):
 def _drawn(pieces: list[Piece], metres: Affine, settings: PredictArgs) -> _Drawn:
     """The roofs of some pieces, apart and with the outlines that `settings` ask for."""
     pixel_area = abs(metres.determinant)
-    patches = filled(shapely.normalize([piece.polygon for piece in pieces]), settings.min_hole / pixel_area)
+    patches = filled(
+        shapely.normalize(shapely.from_wkb([piece.wkb for piece in pieces])), settings.min_hole / pixel_area
+    )
     large = np.flatnonzero(shapely.area(patches) * pixel_area >= settings.min_area)
     groups, unseparated = _apart(patches[large], settings.separate, metres)
     sizes = np.array([len(group) for group in groups], int)
