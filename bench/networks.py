@@ -3,7 +3,8 @@
 python bench/networks.py OUT [--only train predict iou] [--rounds 5] [--side 256] [--json FILE]
 
 train    frames a second of this project's train (frames from files, its own precision) and of keras-unet's
-         satellite_unet with `fit` in float32 (arrays in memory): same shapes, same batch, in turn in one process
+         satellite_unet with `fit` in float32 (arrays in memory): same shapes, same batch, in turn, each in a process
+         of its own, since train changes how its process gets memory
 predict  pixels a second of this project's predict (from a GeoTIFF, windows side by side) and of `model.predict` in
          float32 on the same windows in memory; and how far the probabilities differ
 iou      IoU after the same epochs with float32 and with the precision that `auto` chooses, seeds 0, 1, 2: no loss
@@ -13,10 +14,14 @@ Frames are those of the embedded sample, made once in OUT. Needs keras-unet 0.1.
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +36,7 @@ from rich.table import Table
 from roofkit.pairs import find_pairs
 from roofkit.raster import Grid, open_raster, read_pixels, write_raster
 from roofkit.settings import Settings, load_settings
-from unet.backend import best_precision, start_keras
+from unet.backend import best_precision, reuse_memory, start_keras
 from unet.plan import TrainSettings
 from unet.predictor import NetworkPredictor
 
@@ -81,28 +86,85 @@ def in_turn(sides: dict[str, Callable[[], object]], rounds: int) -> Seconds:
     return seconds
 
 
-def compare_training(settings: Settings, data: Path, rounds: int) -> dict[str, Any]:
+def compare_training(path: Path, data: Path, rounds: int) -> dict[str, Any]:
     """Frames a second of both."""
-    from keras_unet.models import satellite_unet
+    with contextlib.ExitStack() as stack:
+        ours, peer = (stack.enter_context(served(make, path, data)) for make in (our_training, plain_training))
+        assert ours.about["weights"] == peer.about["weights"]
+        sides: dict[str, Callable[[], object]] = {"ours": ours, "keras-unet": peer}
+        rates = {k: [BATCH * STEPS / s for s in values] for k, values in in_turn(sides, rounds).items()}
+    what = f"train: frames of {ours.about['shape']} a second, {ours.about['precision']}"
+    return {"what": what, "asked": 2.3, **pack(rates)}
 
+
+def frames_of(settings: Settings, data: Path) -> Any:
+    """The generator of the training frames, with augmentation."""
     from unet.datagen import Augmentation, RoofFrames
 
-    keras = start_keras()
     pairs = find_pairs(data / "train_frames", data / "train_masks")
     frames = RoofFrames(pairs, settings.load_dataset_args, seed=0, steps=STEPS)
     frames.augmentation = Augmentation(settings.load_dataset_args, frames.measure())
+    return frames
+
+
+def our_training(settings: Settings, data: Path) -> tuple[Callable[[], object], dict[str, Any]]:
+    """An epoch as train has it, and what it trains."""
+    reuse_memory()
+    start_keras()
+    frames = frames_of(settings, data)
     learner = learner_of(settings, frames)
+    about = {"weights": learner.network.count_params(), "precision": learner.precision}
+    about["shape"] = settings.model_args.input_shape
+    return lambda: learner.learn(frames, 2, epochs=99, live=False), about
+
+
+def plain_training(settings: Settings, data: Path) -> tuple[Callable[[], object], dict[str, Any]]:
+    """An epoch as keras-unet's users have it, and what it trains."""
+    os.environ["TF_DETERMINISTIC_OPS"] = "0"
+    start_keras()
+    from keras_unet.models import satellite_unet
+
+    frames = frames_of(settings, data)
     plain = satellite_unet(settings.model_args.input_shape)
     plain.compile(optimizer="adam", loss="binary_crossentropy")
     images, masks, _ = (np.concatenate(arrays) for arrays in zip(*(frames.batch(i) for i in range(STEPS))))
-    assert plain.count_params() == learner.network.count_params()
-    sides: dict[str, Callable[[], object]] = {
-        "ours": lambda: learner.learn(frames, 2, epochs=99, live=False),
-        "keras-unet": lambda: plain.fit(images / 255, masks, batch_size=BATCH, epochs=1, verbose=0),
-    }
-    rates = {k: [BATCH * STEPS / s for s in values] for k, values in in_turn(sides, rounds).items()}
-    keras.backend.clear_session()
-    return {"what": f"train: frames of {images.shape[1:]} a second, {learner.precision}", "asked": 2.3, **pack(rates)}
+    fit = partial(plain.fit, images / 255, masks, batch_size=BATCH, epochs=1, verbose=0)
+    return fit, {"weights": plain.count_params()}
+
+
+class Served:
+    """Work in a process of its own; calling it does it once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.about = connection.recv()
+
+    def __call__(self) -> None:
+        """Have it done."""
+        self.connection.send(True)
+        self.connection.recv()
+
+
+@contextlib.contextmanager
+def served(make: Callable[..., Any], path: Path, data: Path) -> Iterator[Served]:
+    """What `make` makes of the settings in `path` and the frames in `data`, in a process of its own."""
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, make, path, data), daemon=True)
+    process.start()
+    there.close()  # so that its end is noticed
+    try:
+        yield Served(here)
+    finally:
+        process.kill()
+
+
+def _serve(connection: Connection, make: Callable[..., Any], path: Path, data: Path) -> None:
+    work, about = make(load_settings(path), data)
+    connection.send(about)
+    while connection.recv():
+        work()
+        connection.send(True)
 
 
 def pack(rates: Seconds) -> dict[str, Any]:
@@ -203,7 +265,7 @@ def main() -> None:
     path = prepare(options.out.resolve(), options.side)
     data, settings, found = options.out.resolve() / f"data_{options.side}", load_settings(path), []
     if "train" in options.only:
-        found.append(compare_training(settings, data, options.rounds))
+        found.append(compare_training(path, data, options.rounds))
     if "predict" in options.only:
         found.append(compare_prediction(settings, data, options.out.resolve(), options.rounds))
     table = Table("what", "ours", "peer", "times as fast", "asked", title="medians (least to most)")

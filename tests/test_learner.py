@@ -1,5 +1,10 @@
 """unet.learner, unet.plan, unet.weights: the pace of a training, its weights, and what of them is kept."""
 
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,6 +18,37 @@ from contextlib import nullcontext
 
 from unet.learner import Learner
 from unet.network import Preparation
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+FAULTS = """
+import ctypes, resource, sys
+from unet.backend import reuse_memory
+if sys.argv[1] == "reuse":
+    reuse_memory()
+libc, size = ctypes.CDLL(None), 40 << 20
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+for turn in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    place = libc.malloc(size)
+    libc.memset(place, 1, size)
+    libc.free(place)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_that_was_freed_is_used_again():
+    def pages(how):
+        line = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(line, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+
+    assert pages("plain") > 15 * pages("reuse") + 15
+
 
 # ------------------------------------------------------------------------------------------------------------ the pace
 

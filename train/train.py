@@ -51,7 +51,7 @@ from roofkit.ledger import input_digest
 from roofkit.model_card import About, card_keys, write_cards
 from roofkit.raster import band_names, open_raster, raster_digest
 from roofkit.settings import LoadDatasetArgs, TrainingArgs
-from unet.backend import start_keras
+from unet.backend import reuse_memory, start_keras
 from unet.plan import TrainSettings, duration, epochs_that_fit
 from unet.resume import Resume
 from unet.weights import adapt
@@ -264,6 +264,7 @@ class Training:
             SettingsError: Settings do not fit the frames, or each other.
             MismatchError: The weights to start from are of another network.
         """
+        reuse_memory()
         start_keras().utils.set_random_seed(self.settings.training.seed)
         from unet.learner import Learner
 
