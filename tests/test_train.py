@@ -300,8 +300,7 @@ def test_a_tiny_network_overfits_four_frames(project, capsys, compiled, whole):
                 project.path(f"train_{kind}/train_{i}.tif").read_bytes()
             )
     project.set(
-        epochs=40,
-        early_stopping=15,
+        epochs=10,
         learning_rate=0.02,
         zoom_range=0.0,
         brightness_range=0.0,
