@@ -23,7 +23,9 @@ from roofkit.footprints import (
     footprint_ids,
     gather,
     geodesic_areas,
+    load_pieces,
     pixel_metres,
+    save_pieces,
     to_footprints,
     trace,
 )
@@ -110,6 +112,29 @@ def test_names_do_not_depend_on_the_windows(roof, rows, cols):
     )
     assert whole["id"].is_unique
     assert dict(zip(whole["id"], whole.geometry)) == dict(zip(parts["id"], parts.geometry))
+
+
+@pytest.mark.parametrize("options", [PredictArgs(), EVERYTHING])
+def test_portions_give_the_roofs_of_the_whole(monkeypatch, tmp_path, options):
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(160, 200)), 2)
+    pieces = traced(noise > 0.04, 37, 50)
+    whole = to_footprints(pieces, SCENE, GRID, options)
+    tracer = FootprintTracer()
+    tracer.whole, tracer.cut = pieces[::2], pieces[1::2]
+    monkeypatch.setattr("roofkit.outlines.PORTION", 7)
+    save_pieces(tracer, tmp_path / "a.arrow")
+    loaded = load_pieces([tmp_path / "a.arrow"])
+    assert (loaded.whole, loaded.cut) == (tracer.whole, tracer.cut)
+    parts = to_footprints(pieces, SCENE, GRID, options)
+    assert len(pieces) > 50
+    assert replace(parts, features=None) == replace(whole, features=None)
+    assert parts.features.drop(columns="geometry").equals(whole.features.drop(columns="geometry"))
+    assert shapely.equals_exact(parts.features.geometry.array, whole.features.geometry.array).all()
+
+
+def test_nothing_found_is_written_and_read(tmp_path):
+    save_pieces(FootprintTracer(), tmp_path / "a.arrow")
+    assert load_pieces([tmp_path / "a.arrow"]).pieces() == []
 
 
 def test_pixels_are_measured_on_the_ground():
