@@ -171,7 +171,7 @@ def to_footprints(pieces: list[Piece], path: Path, grid: Grid, settings: Predict
     metres = pixel_metres(grid, path)
     parts = [_drawn(pieces[some], metres, settings) for some in portions(len(pieces))]
     probabilities = np.concatenate([part.probabilities for part in parts])
-    separated, specks, unseparated = np.sum([part.counts for part in parts], axis=0).tolist()
+    came_apart, specks, too_large = np.sum([part.counts for part in parts], axis=0).tolist()
     roofs = without_overlaps(np.concatenate([part.roofs for part in parts]))
     del parts  # their polygons go as the loop takes others in their place
     for some in portions(len(roofs)):
@@ -179,7 +179,7 @@ def to_footprints(pieces: list[Piece], path: Path, grid: Grid, settings: Predict
     features = _table(path.stem, roofs, probabilities, grid.crs)
     kept = features[(features["area_m2"] >= settings.min_area) & ~features.is_empty].reset_index(drop=True)
     kept.insert(0, "id", footprint_ids(path.stem, np.asarray(kept.geometry), grid))
-    return Footprints(kept, separated, specks + len(roofs) - len(kept), unseparated)
+    return Footprints(kept, came_apart, specks + len(roofs) - len(kept), too_large)
 
 
 class _Drawn(NamedTuple):
