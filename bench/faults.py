@@ -181,9 +181,8 @@ def undisturbed(tool: Tool, runs: int = 3) -> tuple[Any, float]:
             started = time.monotonic()
             if tool.ready and process.stdout:
                 process.stdout.readline()
-                seconds.append(time.monotonic() - started)
-            process.communicate()
-        if not tool.ready:
+            else:
+                process.communicate()
             seconds.append(time.monotonic() - started)
         if process.returncode:
             sys.exit(f"{tool.name} does not work: {' '.join(tool.line)}")

@@ -97,12 +97,12 @@ def compare_training(path: Path, data: Path, rounds: int) -> dict[str, Any]:
     return {"what": what, "asked": 2.3, **pack(rates)}
 
 
-def frames_of(settings: Settings, data: Path) -> Any:
+def frames_of(settings: Settings, data: Path, steps: int = STEPS) -> Any:
     """The generator of the training frames, with augmentation."""
     from unet.datagen import Augmentation, RoofFrames
 
     pairs = find_pairs(data / "train_frames", data / "train_masks")
-    frames = RoofFrames(pairs, settings.load_dataset_args, seed=0, steps=STEPS)
+    frames = RoofFrames(pairs, settings.load_dataset_args, seed=0, steps=steps)
     frames.augmentation = Augmentation(settings.load_dataset_args, frames.measure())
     return frames
 
@@ -120,7 +120,7 @@ def our_training(settings: Settings, data: Path) -> tuple[Callable[[], object], 
 
 def plain_training(settings: Settings, data: Path) -> tuple[Callable[[], object], dict[str, Any]]:
     """An epoch as keras-unet's users have it, and what it trains."""
-    os.environ["TF_DETERMINISTIC_OPS"] = "0"
+    os.environ["TF_DETERMINISTIC_OPS"] = "0"  # start_keras would set it, and fit would then need a seed
     start_keras()
     from keras_unet.models import satellite_unet
 
@@ -201,12 +201,9 @@ def compare_prediction(settings: Settings, data: Path, out: Path, rounds: int) -
 
 def _save_trained(settings: Settings, data: Path, path: Path) -> None:
     """Train the fixed network for a few epochs, so that its probabilities are those of roofs."""
-    from unet.datagen import Augmentation, RoofFrames
     from unet.model_file import save_model
 
-    pairs = find_pairs(data / "train_frames", data / "train_masks")
-    frames = RoofFrames(pairs, settings.load_dataset_args, seed=0, steps=8)
-    frames.augmentation = Augmentation(settings.load_dataset_args, frames.measure())
+    frames = frames_of(settings, data, 8)
     learner = learner_of(settings, frames)
     for epoch in range(1, 4):
         learner.learn(frames, epoch, epochs=3, live=True)

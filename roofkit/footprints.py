@@ -89,8 +89,8 @@ def save_pieces(tracer: FootprintTracer, path: Path) -> None:
     with committed(path) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for some in portions(len(kinds)):
             rows = [(piece.wkb, piece.pixels, piece.probability, cut) for piece, cut in kinds[some]]
-            columns = zip(*rows) if rows else [[]] * len(schema)
-            writer.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema)], schema))
+            named = [dict(zip(schema.names, row)) for row in rows]
+            writer.write_batch(pa.RecordBatch.from_pylist(named, schema))
 
 
 def load_pieces(paths: Iterable[Path]) -> FootprintTracer:

@@ -17,6 +17,7 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 from scipy import ndimage
 
+from roofkit import footprints
 from roofkit.errors import BadInputError, MissingInputError
 from roofkit.footprints import (
     FootprintTracer,
@@ -122,11 +123,14 @@ def test_portions_give_the_roofs_of_the_whole(monkeypatch, tmp_path, options):
     tracer = FootprintTracer()
     tracer.whole, tracer.cut = pieces[::2], pieces[1::2]
     monkeypatch.setattr("roofkit.outlines.PORTION", 7)
+    sizes, drawn = [], footprints._drawn
+    monkeypatch.setattr(footprints, "_drawn", lambda some, *rest: sizes.append(len(some)) or drawn(some, *rest))
     save_pieces(tracer, tmp_path / "a.arrow")
     loaded = load_pieces([tmp_path / "a.arrow"])
     assert (loaded.whole, loaded.cut) == (tracer.whole, tracer.cut)
     parts = to_footprints(pieces, SCENE, GRID, options)
     assert len(pieces) > 50
+    assert max(sizes) == 7
     assert replace(parts, features=None) == replace(whole, features=None)
     assert parts.features.drop(columns="geometry").equals(whole.features.drop(columns="geometry"))
     assert shapely.equals_exact(parts.features.geometry.array, whole.features.geometry.array).all()

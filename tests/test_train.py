@@ -229,8 +229,11 @@ def equal(one, other):
     return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other))
 
 
-def test_train_writes_model_history_and_report(project, capsys):
+def test_train_writes_model_history_and_report(project, capsys, monkeypatch):
+    reused = []
+    monkeypatch.setattr(stage, "reuse_memory", lambda: reused.append(True))
     assert project.run("--json") == 0
+    assert len(reused) == 1
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (report["train_frames"], report["val_frames"], report["epochs"], report["kept"]) == (4, 2, 2, False)
     assert report["wrote"] == str(project.model)

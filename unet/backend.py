@@ -35,8 +35,8 @@ def start_keras() -> ModuleType:
 def reuse_memory() -> None:
     """Have this process keep what its tensors free, for the next ones; call it before Keras starts.
 
-    By default the C library of Linux (glibc) gets memory for each large tensor from the kernel and gives it back, which
-    then has to clear it: a fifth of the time of training on a processor. Other C libraries are left as they are.
+    By default the C library of Linux (glibc) gets memory for each large tensor from the kernel, which has to clear it,
+    and gives it back. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
