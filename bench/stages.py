@@ -124,7 +124,8 @@ def make_scene(path: Path, side: int, bands: int, dtype: str) -> Path:
         return path
     from sources.sample import make_town
 
-    town = make_town(seed=1, size=TILE).pixels[:bands]
+    town = make_town(seed=1, size=TILE).pixels
+    town = np.concatenate([town, town[:, ::-1]])[:bands]  # more than four: the same town, turned over
     if dtype == "uint8":
         town = np.clip(town / np.percentile(town, 99.8, axis=(1, 2))[:, None, None] * 255, 1, 255).astype("uint8")
     profile = dict(
