@@ -101,7 +101,7 @@ from roofkit.raster import (
 from roofkit.rehearsal import Rehearsed
 from roofkit.settings import PredictArgs, RasterArgs
 from roofkit.shards import share_of
-from roofkit.vectors import check_suffix, write_features
+from roofkit.vectors import check_suffix, write_table
 from roofkit.workers import map_items, once
 from unet.predictor import NetworkPredictor, Predictor
 
@@ -376,15 +376,15 @@ class _Job:
             names = [f"{block.name}.arrow" for block in blocks if pieces.has(f"{block.name}.arrow")]
             with open_raster(scene) as src:
                 grid = grid_of(src)
-            tracer = load_pieces(pieces.folder / name for name in names)
-            roofs = to_footprints(tracer.pieces(), scene, grid, self.predictor.settings)
+            traced = load_pieces(pieces.folder / name for name in names).pieces()
+            roofs = to_footprints(traced, scene, grid, self.predictor.settings)
             if roofs.unseparated:
                 say(f"{scene}: {roofs.unseparated} patches of roof are too large to be separated; they stay whole.")
-            found.append(roofs.features)
+            found.append(roofs)
             counts = {name: count + getattr(roofs, name) for name, count in counts.items()}
-        features = gather(found)
-        write_features(path, features, key="id", style=footprint_style())
-        return {"footprints": len(features), **counts}
+        table, crs = gather(found)
+        write_table(path, table, crs, key="id", style=footprint_style())
+        return {"footprints": len(table), **counts}
 
 
 def _blocks(path: Path, side: int | None) -> list[Block]:

@@ -1,10 +1,10 @@
 """Roof pixels to polygons, strip by strip, so that a scene of any size goes through."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import shapely
@@ -18,7 +18,9 @@ from roofkit.errors import BadInputError, MissingInputError
 from roofkit.outlines import (
     LARGEST,
     Polygons,
+    Roofs,
     filled,
+    in_portions,
     portions,
     repaired,
     separated,
@@ -30,7 +32,7 @@ from roofkit.raster import Grid, Valid
 from roofkit.settings import PredictArgs
 
 if TYPE_CHECKING:
-    import geopandas as gpd
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,17 @@ class FootprintTracer:
             placed = shapely.transform(polygon, lambda xy: xy + (window.col_off, window.row_off))
             (self.cut if at_edge else self.whole).append(replace(piece, wkb=placed.wkb))
 
-    def pieces(self) -> list[Piece]:
-        """Every roof, those cut by window edges put together again; sorted by row, then column."""
+    def pieces(self) -> Iterator[Piece]:
+        """Every roof, those cut by window edges put together again; sorted by row, then column.
+
+        The tracer lets go of them: whoever takes one is alone in holding it.
+        """
         found = self.whole + join(self.cut)
-        return sorted(found, key=lambda piece: (*piece.polygon.bounds[1::-1], piece.pixels))
+        self.whole, self.cut = [], []
+        found.sort(key=lambda piece: (*piece.polygon.bounds[1::-1], piece.pixels))
+        found.reverse()
+        while found:
+            yield found.pop()
 
 
 def save_pieces(tracer: FootprintTracer, path: Path) -> None:
@@ -143,20 +152,22 @@ class Footprints:
     """The roofs of one scene, and how they were found.
 
     Args:
-        features: id (see `footprint_ids`), scene, area_m2 (geodesic), mean_probability (0 to 1; of the whole patch for
-            roofs that came apart), polygon in the scene's CRS.
+        table: id (see `footprint_ids`), scene, area_m2 (geodesic), mean_probability (0 to 1; of the whole patch for
+            roofs that came apart), geometry (polygons, WKB).
+        crs: The scene's.
         separated: Patches that came apart.
         specks: Patches and roofs that were left out for their size.
         unseparated: Patches that are too large to take apart.
     """
 
-    features: "gpd.GeoDataFrame"
+    table: "pa.Table"
+    crs: CRS
     separated: int
     specks: int
     unseparated: int
 
 
-def to_footprints(pieces: list[Piece], path: Path, grid: Grid, settings: PredictArgs) -> Footprints:
+def to_footprints(pieces: Iterable[Piece], path: Path, grid: Grid, settings: PredictArgs) -> Footprints:
     """Roofs of one scene as features.
 
     Args:
@@ -168,24 +179,37 @@ def to_footprints(pieces: list[Piece], path: Path, grid: Grid, settings: Predict
     Raises:
         MissingInputError, BadInputError: As for `pixel_metres`.
     """
+    import pyarrow as pa
+
     metres = pixel_metres(grid, path)
-    parts = [_drawn(pieces[some], metres, settings) for some in portions(len(pieces))]
+    parts = [_drawn(some, metres, settings) for some in in_portions(pieces)]
     probabilities = np.concatenate([part.probabilities for part in parts])
     came_apart, specks, too_large = np.sum([part.counts for part in parts], axis=0).tolist()
     roofs = without_overlaps(np.concatenate([part.roofs for part in parts]))
-    del parts  # their polygons go as the loop takes others in their place
+    del parts
+    areas, points, kept, shapes = np.zeros(len(roofs)), np.zeros((len(roofs), 2)), np.zeros(len(roofs), bool), []
     for some in portions(len(roofs)):
-        roofs[some] = repaired(_moved(roofs[some], grid.transform @ ~metres))
-    features = _table(path.stem, roofs, probabilities, grid.crs)
-    kept = features[(features["area_m2"] >= settings.min_area) & ~features.is_empty].reset_index(drop=True)
-    kept.insert(0, "id", footprint_ids(path.stem, np.asarray(kept.geometry), grid))
-    return Footprints(kept, came_apart, specks + len(roofs) - len(kept), too_large)
+        placed = repaired(_moved(shapely.from_wkb(roofs[some]), grid.transform @ ~metres))
+        roofs[some] = None  # one copy of a roof at a time
+        areas[some] = geodesic_areas(placed, grid.crs)
+        points[some] = shapely.bounds(shapely.point_on_surface(placed))[:, :2]  # NaN where nothing is left of a roof
+        kept[some] = (areas[some] >= settings.min_area) & ~np.isnan(points[some, 0])
+        shapes.append(pa.array(shapely.to_wkb(placed[kept[some]]), pa.binary()))
+    ids = footprint_ids(path.stem, points[kept], grid)
+    columns = {
+        "id": pa.array(ids, pa.string()),
+        "scene": pa.array([path.stem] * len(ids), pa.string()),
+        "area_m2": areas[kept],
+        "mean_probability": probabilities[kept].round(6),
+        "geometry": pa.chunked_array(shapes),
+    }
+    return Footprints(pa.table(columns), grid.crs, came_apart, specks + len(roofs) - len(ids), too_large)
 
 
 class _Drawn(NamedTuple):
     """Some roofs of a scene, in metres, before overlaps are looked for."""
 
-    roofs: Polygons
+    roofs: Roofs
     probabilities: NDArray[np.float64]
     counts: tuple[int, int, int]  # patches that came apart, specks, patches too large to take apart
 
@@ -202,7 +226,7 @@ def _drawn(pieces: list[Piece], metres: Affine, settings: PredictArgs) -> _Drawn
     roofs = _straight(_moved(_flat(groups), metres), sizes, metres, settings)
     probabilities = np.array([piece.probability / piece.pixels for piece in pieces])[large].repeat(sizes)
     counts = (int(np.count_nonzero(sizes > 1)), len(patches) - len(large), unseparated)
-    return _Drawn(roofs, probabilities, counts)
+    return _Drawn(shapely.to_wkb(roofs), probabilities, counts)
 
 
 def pixel_metres(grid: Grid, path: Path) -> Affine:
@@ -265,53 +289,54 @@ def _moved(polygons: Polygons, transform: Affine) -> Polygons:
     return np.asarray(shapely.transform(polygons, lambda x, y: transform @ (x, y), interleaved=False))
 
 
-def _table(scene: str, roofs: Polygons, probabilities: NDArray[np.float64], crs: CRS) -> "gpd.GeoDataFrame":
-    import geopandas as gpd
-
-    columns = {
-        "scene": np.full(len(roofs), scene, dtype=object),
-        "area_m2": 0.0,
-        "mean_probability": probabilities.round(6),
-    }
-    features = gpd.GeoDataFrame(columns, geometry=roofs, crs=crs)
-    features["area_m2"] = geodesic_areas(features)
-    return features
-
-
-def footprint_ids(scene: str, roofs: Polygons, grid: Grid) -> list[str]:
+def footprint_ids(scene: str, points: NDArray[np.float64], grid: Grid) -> list[str]:
     """A name for each roof of a scene, by the pixel of a point inside it: `<scene>_r<row>_c<col>`.
 
     So a roof has the same name whoever traces it, and in whatever order. Where roofs share a pixel, which takes roofs
-    as small as one, those after the first have a number behind it; `roofs` are in the order of their places.
+    as small as one, those after the first have a number behind it; they are in the order of their places.
+
+    Args:
+        scene: Its name.
+        points: x, y in each roof: (roofs, 2).
+        grid: The scene's.
     """
-    inside = _moved(shapely.point_on_surface(roofs), ~grid.transform)
+    cols, rows = ~grid.transform @ points.T
+    pixels = np.floor(np.round([cols, rows], 6)).astype(int)  # the same on either side of what numbers can hold
     seen: dict[str, int] = {}
     names = []
-    pixels = shapely.get_coordinates(inside).round(6)  # the same on either side of what numbers can hold
-    for col, row in np.floor(pixels).astype(int).tolist():
+    for col, row in pixels.T.tolist():
         name = f"{scene}_r{row}_c{col}"
         seen[name] = seen.get(name, 0) + 1
         names.append(f"{name}_{seen[name]}" if seen[name] > 1 else name)
     return names
 
 
-def geodesic_areas(features: "gpd.GeoDataFrame") -> list[float]:
+def geodesic_areas(polygons: Polygons, crs: CRS) -> list[float]:
     """Square metres on the WGS 84 ellipsoid (Karney 2013, by PROJ), whatever the CRS; two decimals."""
-    from pyproj import Geod
+    from pyproj import Geod, Transformer
 
-    geod, areas = Geod(ellps="WGS84"), []
-    for some in portions(len(features)):
-        polygons: Any = features.geometry.iloc[some].to_crs("EPSG:4326")
-        areas += [round(abs(geod.geometry_area_perimeter(polygon)[0]), 2) for polygon in polygons]
-    return areas
+    geod, transformer = Geod(ellps="WGS84"), Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    placed = shapely.transform(polygons, transformer.transform, interleaved=False)
+    return [round(abs(geod.geometry_area_perimeter(polygon)[0]), 2) for polygon in placed]
 
 
-def gather(parts: "list[gpd.GeoDataFrame]") -> "gpd.GeoDataFrame":
-    """Features of several scenes in one table: in their CRS where they share one, else in EPSG:4326."""
-    import geopandas as gpd
-    import pandas as pd
+def gather(found: list[Footprints]) -> "tuple[pa.Table, CRS]":
+    """The features of several scenes in one table: in their CRS where they share one, else in EPSG:4326."""
+    import pyarrow as pa
 
-    shared = all(part.crs == parts[0].crs for part in parts)
-    same = parts if shared else [part.to_crs("EPSG:4326") for part in parts]
-    full = [part for part in same if len(part)] or same[:1]
-    return gpd.GeoDataFrame(pd.concat(full, ignore_index=True), geometry="geometry", crs=same[0].crs)
+    shared = all(one.crs == found[0].crs for one in found)
+    crs = found[0].crs if shared else CRS.from_epsg(4326)
+    return pa.concat_tables([one.table if shared else _reprojected(one, crs) for one in found]), crs
+
+
+def _reprojected(found: Footprints, crs: CRS) -> "pa.Table":
+    import pyarrow as pa
+
+    from roofkit.vectors import frame_of
+
+    tables = []
+    for some in portions(len(found.table)):
+        part = found.table.slice(some.start, some.stop - some.start)
+        shapes = frame_of(part, found.crs).to_crs(crs).geometry.to_wkb()
+        tables.append(part.set_column(part.num_columns - 1, "geometry", pa.array(shapes, pa.binary())))
+    return pa.concat_tables(tables)

@@ -3,8 +3,9 @@
 Polygons lie on a plane in metres; only those of `separated` lie in pixel coordinates.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import shapely
@@ -18,12 +19,22 @@ RIGHT = 0.5  # how far the walls agree on two directions, 0 (a circle) to 1, fro
 MOST = 500  # corners of a building; a patch of more is none, and would take long
 PORTION = 200  # polygons that are looked at together: GEOS takes up to ten times their memory
 TOUCHING = 1e-6  # square metres of overlap that come from rounding
+Item = TypeVar("Item")
 Polygons = NDArray[Any]
+Roofs = NDArray[Any]  # polygons as WKB: a third of what GEOS needs for them
 
 
 def portions(count: int) -> Iterator[slice]:
     """Slices of `count` polygons, at least one, each small enough for copies of it in memory."""
     return (slice(start, start + PORTION) for start in range(0, max(count, 1), PORTION))
+
+
+def in_portions(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """The items in lists as long as the slices of `portions`, at least one list."""
+    rest = iter(items)
+    yield list(islice(rest, PORTION))
+    while some := list(islice(rest, PORTION)):
+        yield some
 
 
 def filled(polygons: Polygons, area: float) -> Polygons:
@@ -170,22 +181,32 @@ def _joined(wall: Wall, other: Wall) -> Wall:
     return Wall(wall.level, (wall.place * wall.points + other.place * other.points) / points, points)
 
 
-def without_overlaps(roofs: Polygons) -> Polygons:
+def without_overlaps(roofs: Roofs) -> Roofs:
     """The roofs; of two that overlap, the smaller without what they share, empty where nothing of it is left."""
-    roofs, rank = roofs.copy(), np.argsort(np.argsort(-shapely.area(roofs), kind="stable"))
-    large, small = shapely.STRtree(roofs).query(roofs)
+    roofs, areas, boxes = roofs.copy(), np.zeros(len(roofs)), np.zeros((len(roofs), 4))
+    for some in portions(len(roofs)):
+        polygons = shapely.from_wkb(roofs[some])
+        areas[some], boxes[some] = shapely.area(polygons), shapely.bounds(polygons)
+    rank, boxed = np.argsort(np.argsort(-areas, kind="stable")), shapely.box(*boxes.T)
+    large, small = shapely.STRtree(boxed).query(boxed)
     first = rank[large] < rank[small]
     large, small = large[first], small[first]
     shared = np.zeros(len(large), bool)
     for some in portions(len(large)):
-        ones, others = roofs[large[some]], roofs[small[some]]
+        ones, others = _decoded(roofs, large[some]), _decoded(roofs, small[some])
         shapely.prepare(ones)
         shared[some] = shapely.intersects(ones, others) & ~shapely.touches(ones, others)
-        shapely.destroy_prepared(ones)
     for i, j in sorted(zip(large[shared].tolist(), small[shared].tolist()), key=lambda pair: rank[[*pair]].tolist()):
-        if roofs[j].intersection(roofs[i]).area > TOUCHING:
-            roofs[j] = _largest(roofs[j].difference(roofs[i]))
+        one, other = shapely.from_wkb(roofs[[i, j]])
+        if other.intersection(one).area > TOUCHING:
+            roofs[j] = _largest(other.difference(one)).wkb
     return roofs
+
+
+def _decoded(roofs: Roofs, numbers: NDArray[np.int_]) -> Polygons:
+    """The roofs of these numbers; one that is asked for again is the same object."""
+    unique, places = np.unique(numbers, return_inverse=True)
+    return np.asarray(shapely.from_wkb(roofs[unique])[places])
 
 
 def repaired(roofs: Polygons) -> Polygons:

@@ -1,6 +1,7 @@
 """Vector files out: complete or not at all, the same bytes for the same features."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from roofkit.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    import pyarrow as pa
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
 RESERVED = ("fid", "geom", "geometry", "rowid")  # columns that GeoPackage has of its own
@@ -39,19 +41,64 @@ def safe_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -> dict
     return safe
 
 
-def write_features(path: Path, features: "gpd.GeoDataFrame", *, key: str | None = None, style: str = "") -> None:
+def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
     """Write a GeoDataFrame by its suffix; GeoJSON is written in EPSG:4326, as RFC 7946 asks.
 
     Args:
         path: The file. Its layer has its name.
         features: What to write.
-        key: The column that tells features apart: in GeoJSON their id.
-        style: How QGIS is to draw a GeoPackage of them, as QML.
 
     Raises:
         SettingsError: A suffix that is not in `DRIVERS`.
         OutputError: The disk is full, the folder not writable, or the file does not read back with all features.
     """
+    from roofkit.ogr import pyogrio
+
+    with _written(path, len(features)) as (part, driver):
+        if driver == "Parquet":
+            _write_parquet(part, features)
+            return
+        if driver == "GeoJSON" and features.crs is not None:
+            features = features.to_crs("EPSG:4326")
+        several = bool((features.geom_type == "MultiPolygon").any())  # a layer holds one kind: all become it
+        kind = {} if driver == "GeoJSON" else {"geometry_type": "MultiPolygon" if several else "Polygon"}
+        pyogrio.write_dataframe(features, part, driver=driver, layer=path.stem, **kind, **_options(driver))
+
+
+def write_table(path: Path, table: "pa.Table", crs: Any, *, key: str, style: str) -> None:
+    """Write polygons that no GeoDataFrame has to hold, as `write_features` does.
+
+    Args:
+        path: The file. Its layer has its name.
+        table: What to write; its column "geometry" holds polygons as WKB.
+        crs: Theirs, in any form that pyproj knows.
+        key: The column that tells features apart: in GeoJSON their id.
+        style: How QGIS is to draw a GeoPackage of them, as QML.
+
+    Raises:
+        SettingsError, OutputError: As for `write_features`.
+    """
+    import pyproj
+
+    from roofkit.ogr import pyogrio
+
+    with _written(path, len(table)) as (part, driver):
+        if driver == "Parquet":
+            _write_parquet(part, frame_of(table, crs))
+            return
+        place = pyproj.CRS.from_user_input(crs)
+        epsg = place.to_epsg()
+        pyogrio.raw.write_arrow(
+            table, part, driver=driver, layer=path.stem, geometry_name="geometry", geometry_type="Polygon",
+            crs=f"EPSG:{epsg}" if epsg else place.to_wkt("WKT1_GDAL"), **_options(driver, key),
+        )  # fmt: skip
+        if driver == "GPKG":
+            _write_style(part, path.stem, style)
+
+
+@contextlib.contextmanager
+def _written(path: Path, count: int) -> Iterator[tuple[Path, str]]:
+    """A path at which a driver is to write that many features, and the driver; what fails becomes an OutputError."""
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
     from roofkit.ogr import pyogrio
@@ -60,33 +107,35 @@ def write_features(path: Path, features: "gpd.GeoDataFrame", *, key: str | None 
     driver = DRIVERS[path.suffix.lower()]
     with committed(path) as part:
         try:
-            if driver == "Parquet":
-                features.to_parquet(part, compression="zstd", write_covering_bbox=True)
-                return
             pyogrio.set_gdal_config_options(WRITING)
-            pyogrio.write_dataframe(
-                *_prepared(features, driver), part, driver=driver, layer=path.stem, **_options(features, driver, key)
-            )
-            if style and driver == "GPKG":
-                _write_style(part, path.stem, style)
+            yield part, driver
+            if driver == "Parquet":
+                return
             found = pyogrio.read_info(part, layer=0, force_feature_count=True)["features"]
         except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError) as error:
             raise _not_written(path, str(error)) from error
         finally:
             pyogrio.set_gdal_config_options(dict.fromkeys(WRITING))
-        if found != len(features):
-            raise _not_written(path, f"{found} of {len(features)} features came back")
+        if found != count:
+            raise _not_written(path, f"{found} of {count} features came back")
 
 
-def _prepared(features: "gpd.GeoDataFrame", driver: str) -> "tuple[gpd.GeoDataFrame]":
-    return (features.to_crs("EPSG:4326") if driver == "GeoJSON" and features.crs is not None else features,)
+def frame_of(table: "pa.Table", crs: Any) -> "gpd.GeoDataFrame":
+    """A table whose column "geometry" holds WKB, for geopandas."""
+    import geopandas as gpd
+
+    shapes = gpd.GeoSeries.from_wkb(table["geometry"].to_pandas(), crs=crs)
+    return gpd.GeoDataFrame(table.drop_columns("geometry").to_pandas(), geometry=shapes)
 
 
-def _options(features: "gpd.GeoDataFrame", driver: str, key: str | None) -> dict[str, Any]:
+def _write_parquet(path: Path, features: "gpd.GeoDataFrame") -> None:
+    features.to_parquet(path, compression="zstd", write_covering_bbox=True)
+
+
+def _options(driver: str, key: str | None = None) -> dict[str, str]:
     if driver == "GeoJSON":
         return {"RFC7946": "YES"} | ({"ID_FIELD": key} if key else {})
-    several = bool((features.geom_type == "MultiPolygon").any())
-    return {"geometry_type": "MultiPolygon" if several else "Polygon"}  # a layer holds one kind: all become the former
+    return {}
 
 
 def _write_style(path: Path, layer: str, style: str) -> None:

@@ -32,6 +32,7 @@ from roofkit.footprints import (
 )
 from roofkit.raster import Grid
 from roofkit.settings import PredictArgs
+from roofkit.vectors import frame_of
 
 GRID = Grid(CRS.from_epsg(32644), Affine(0.5, 0, 735000, 0, -0.5, 2960000), 40, 60)
 # Pixels of 0.5 m by 1 m at 60 degrees north, where a degree of longitude is half as long as one of latitude
@@ -52,7 +53,11 @@ def traced(roof, rows=None, cols=None):
         for col in range(0, roof.shape[1], cols):
             part = roof[row : row + rows, col : col + cols]
             tracer.add(part, np.full(part.shape, 0.75, np.float32), Window(col, row, *part.shape[::-1]))
-    return tracer.pieces()
+    return list(tracer.pieces())
+
+
+def features_of(found):
+    return frame_of(found.table, found.crs)
 
 
 def rectangle(rows, cols, shape=(40, 60)):
@@ -89,7 +94,7 @@ def test_windows_give_the_roofs_of_the_whole(roof, rows, cols):
 
 
 def test_features_are_on_the_ground_with_area_and_probability():
-    features = to_footprints(traced(rectangle(np.s_[2:22], np.s_[4:14])), SCENE, GRID, PredictArgs()).features
+    features = features_of(to_footprints(traced(rectangle(np.s_[2:22], np.s_[4:14])), SCENE, GRID, PredictArgs()))
     assert features.crs.to_epsg() == 32644
     assert list(features["scene"]) == ["a"]
     assert list(features["id"]) == ["a_r12_c9"]
@@ -99,7 +104,7 @@ def test_features_are_on_the_ground_with_area_and_probability():
 
 
 def test_roofs_of_one_pixel_have_names_of_their_own():
-    halves = np.array([shapely.box(735000, y, 735000.5, y + 0.2) for y in (2959999.75, 2959999.5)], dtype=object)
+    halves = np.array([(735000.25, 2959999.85), (735000.25, 2959999.6)])
     assert footprint_ids("a", halves, GRID) == ["a_r0_c0", "a_r0_c0_2"]
     assert footprint_ids("a", halves[:0], GRID) == []
 
@@ -108,7 +113,7 @@ def test_roofs_of_one_pixel_have_names_of_their_own():
 @given(roof=arrays(bool, (9, 11)), rows=strategies.integers(1, 9), cols=strategies.integers(1, 11))
 def test_names_do_not_depend_on_the_windows(roof, rows, cols):
     whole, parts = (
-        to_footprints(pieces, SCENE, GRID, PredictArgs()).features
+        features_of(to_footprints(pieces, SCENE, GRID, PredictArgs()))
         for pieces in (traced(roof), traced(roof, rows, cols))
     )
     assert whole["id"].is_unique
@@ -131,14 +136,13 @@ def test_portions_give_the_roofs_of_the_whole(monkeypatch, tmp_path, options):
     parts = to_footprints(pieces, SCENE, GRID, options)
     assert len(pieces) > 50
     assert max(sizes) == 7
-    assert replace(parts, features=None) == replace(whole, features=None)
-    assert parts.features.drop(columns="geometry").equals(whole.features.drop(columns="geometry"))
-    assert shapely.equals_exact(parts.features.geometry.array, whole.features.geometry.array).all()
+    assert replace(parts, table=None) == replace(whole, table=None)
+    assert parts.table.equals(whole.table)
 
 
 def test_nothing_found_is_written_and_read(tmp_path):
     save_pieces(FootprintTracer(), tmp_path / "a.arrow")
-    assert load_pieces([tmp_path / "a.arrow"]).pieces() == []
+    assert list(load_pieces([tmp_path / "a.arrow"]).pieces()) == []
 
 
 def test_pixels_are_measured_on_the_ground():
@@ -163,9 +167,9 @@ def test_polygons_need_a_place_on_earth(grid, error, match):
 
 def test_area_is_square_metres_in_any_crs():
     square = gpd.GeoSeries([shapely.box(735000, 2960000, 735100, 2960100)], crs="EPSG:32644")
-    metres = geodesic_areas(gpd.GeoDataFrame(geometry=square))[0]
+    metres = geodesic_areas(np.asarray(square), square.crs)[0]
     for crs in ("EPSG:4326", "EPSG:3857"):
-        assert geodesic_areas(gpd.GeoDataFrame(geometry=square.to_crs(crs)))[0] == pytest.approx(metres, abs=0.05)
+        assert geodesic_areas(np.asarray(square.to_crs(crs)), crs)[0] == pytest.approx(metres, abs=0.05)
     assert metres == pytest.approx(10000, rel=2e-3)
 
 
@@ -174,16 +178,16 @@ def test_specks_are_left_out_by_their_square_metres(grid, area):
     pieces = traced(rectangle(np.s_[0:2], np.s_[0:2]))
     kept = to_footprints(pieces, SCENE, grid, PredictArgs(min_area=0.9 * area))
     left_out = to_footprints(pieces, SCENE, grid, PredictArgs(min_area=1.1 * area))
-    assert (len(kept.features), kept.specks) == (1, 0)
-    assert (len(left_out.features), left_out.specks) == (0, 1)
+    assert (len(kept.table), kept.specks) == (1, 0)
+    assert (len(left_out.table), left_out.specks) == (0, 1)
 
 
 @pytest.mark.parametrize(("grid", "area"), [(GRID, 1.0), (NORTH, 2.0)])
 def test_holes_are_filled_by_their_square_metres(grid, area):
     roof = rectangle(np.s_[5:15], np.s_[5:15])
     roof[8:10, 8:10] = False
-    filled = to_footprints(traced(roof), SCENE, grid, PredictArgs(min_hole=1.1 * area)).features
-    left = to_footprints(traced(roof), SCENE, grid, PredictArgs(min_hole=0.9 * area)).features
+    filled = features_of(to_footprints(traced(roof), SCENE, grid, PredictArgs(min_hole=1.1 * area)))
+    left = features_of(to_footprints(traced(roof), SCENE, grid, PredictArgs(min_hole=0.9 * area)))
     assert len(filled.geometry[0].interiors) == 0
     assert len(left.geometry[0].interiors) == 1
     assert filled["area_m2"][0] - left["area_m2"][0] == pytest.approx(area, rel=0.01)
@@ -194,7 +198,7 @@ def test_a_roof_in_a_filled_hole_is_gone():
     roof[7:12, 7:12] = False
     roof[9, 9] = True
     found = to_footprints(traced(roof), SCENE, GRID, PredictArgs(min_hole=10))
-    assert (len(found.features), found.specks) == (1, 1)
+    assert (len(found.table), found.specks) == (1, 1)
 
 
 @pytest.mark.parametrize("grid", [GRID, NORTH])
@@ -203,10 +207,10 @@ def test_two_roofs_with_a_neck_come_apart(grid):
     roof[9:11, 15:19] = True
     whole = to_footprints(traced(roof), SCENE, grid, PredictArgs())
     apart = to_footprints(traced(roof), SCENE, grid, PredictArgs(separate=1.2))
-    assert (len(whole.features), whole.separated) == (1, 0)
-    assert (len(apart.features), apart.separated) == (2, 1)
-    assert apart.features["area_m2"].sum() == pytest.approx(whole.features["area_m2"][0], abs=0.03)
-    assert list(apart.features["mean_probability"]) == [0.75, 0.75]
+    assert (len(whole.table), whole.separated) == (1, 0)
+    assert (len(apart.table), apart.separated) == (2, 1)
+    assert features_of(apart)["area_m2"].sum() == pytest.approx(features_of(whole)["area_m2"][0], abs=0.03)
+    assert apart.table["mean_probability"].to_pylist() == [0.75, 0.75]
 
 
 def test_a_patch_that_is_too_large_to_take_apart_is_counted(monkeypatch):
@@ -220,7 +224,7 @@ def test_corners_are_right_angles_on_the_ground():
     along, across = (cols - 30) * 0.5 * 0.8 + (rows - 20) * 0.6, (rows - 20) * 0.8 - (cols - 30) * 0.5 * 0.6
     roof = (np.abs(along) < 9) & (np.abs(across) < 6)  # 18 m by 12 m, turned
     options = PredictArgs(simplify=1.5, square=True)
-    (ground,) = to_footprints(traced(roof), SCENE, NORTH, options).features.to_crs("EPSG:32635").geometry
+    (ground,) = features_of(to_footprints(traced(roof), SCENE, NORTH, options)).to_crs("EPSG:32635").geometry
     sides = np.diff(ground.exterior.coords, axis=0)
     lengths = np.hypot(*sides.T)
     np.testing.assert_allclose(sorted(lengths), [12, 12, 18, 18], atol=0.6)
@@ -235,16 +239,12 @@ def town():
     return noise > 0.4 * noise.std()
 
 
-def bytes_of(features):
-    return [(*row[:-1], shapely.to_wkb(row[-1])) for row in features.itertuples(index=False)]
-
-
 @pytest.mark.parametrize("windows", [(17, 110), (90, 13), (8, 9)])
 def test_strips_leave_no_seam(town, windows):
     at_once = to_footprints(traced(town), SCENE, GRID, EVERYTHING)
     in_strips = to_footprints(traced(town, *windows), SCENE, GRID, EVERYTHING)
     assert at_once.separated == 2
-    assert bytes_of(in_strips.features) == bytes_of(at_once.features)
+    assert in_strips.table.equals(at_once.table)
 
 
 @settings(max_examples=60, deadline=None)
@@ -260,26 +260,35 @@ def test_strips_leave_no_seam(town, windows):
     ),
 )
 def test_every_footprint_is_valid_and_none_overlap(roof, zoom, options):
-    features = to_footprints(traced(np.kron(roof, np.ones((zoom, zoom), bool))), SCENE, GRID, options).features
+    features = features_of(to_footprints(traced(np.kron(roof, np.ones((zoom, zoom), bool))), SCENE, GRID, options))
     assert features.geom_type.isin(["Polygon"]).all()
     assert features.is_valid.all()
     assert (features.area > 0).all()
     assert features.area.sum() == pytest.approx(features.union_all().area, abs=1e-3)
 
 
-def test_scenes_of_two_zones_meet_in_longitude_and_latitude():
-    pieces = traced(np.ones((9, 9), bool))
+def test_scenes_of_two_zones_meet_in_longitude_and_latitude(monkeypatch):
+    monkeypatch.setattr("roofkit.outlines.PORTION", 2)
+    pieces = traced(np.kron(np.eye(5, dtype=bool), np.ones((4, 4), bool)))
     grids = [replace(GRID, crs=CRS.from_epsg(epsg)) for epsg in (32644, 32645)]
-    tables = [to_footprints(pieces, Path(f"{grid.crs}.tif"), grid, PredictArgs()).features for grid in grids]
-    assert gather(tables).crs.to_epsg() == 4326
-    assert list(gather(tables)["scene"]) == ["EPSG:32644", "EPSG:32645"]
-    assert gather(tables[:1]).crs.to_epsg() == 32644
+    found = [to_footprints(pieces, Path(f"{grid.crs}.tif"), grid, PredictArgs()) for grid in grids]
+    table, crs = gather(found)
+    assert crs.to_epsg() == 4326
+    assert table["scene"].to_pylist() == ["EPSG:32644"] * 5 + ["EPSG:32645"] * 5
+    both = frame_of(table, crs)
+    for one, part in zip(found, (both[:5], both[5:].reset_index(drop=True))):
+        assert part.geom_equals(features_of(one).to_crs("EPSG:4326")).all()
+    table, crs = gather(found[:1])
+    assert crs.to_epsg() == 32644
+    assert table.equals(found[0].table)
 
 
 def test_no_roofs_is_an_empty_table():
-    empty = to_footprints([], SCENE, GRID, EVERYTHING).features
-    assert len(gather([empty, empty])) == 0
-    assert list(empty.columns) == ["id", "scene", "area_m2", "mean_probability", "geometry"]
+    empty = to_footprints([], SCENE, GRID, EVERYTHING)
+    elsewhere = to_footprints([], SCENE, NORTH, EVERYTHING)
+    for found in ([empty, empty], [empty, elsewhere]):
+        assert len(gather(found)[0]) == 0
+    assert gather([empty])[0].column_names == ["id", "scene", "area_m2", "mean_probability", "geometry"]
 
 
 def test_real_roofs_keep_their_place_and_get_few_corners():
@@ -288,7 +297,7 @@ def test_real_roofs_keep_their_place_and_get_few_corners():
         grid = Grid(src.crs, src.transform, src.height, src.width)
     roof = rasterize(labels.geometry, (grid.height, grid.width), transform=grid.transform) > 0
     options = PredictArgs(min_area=4, min_hole=4, separate=1, simplify=0.4, square=True)
-    found = to_footprints(traced(roof), SCENE, grid, options).features
+    found = features_of(to_footprints(traced(roof), SCENE, grid, options))
     tile = shapely.box(*grid.bounds)
     there, here = labels.union_all().intersection(tile), found.union_all()
     assert here.intersection(there).area / here.union(there).area > 0.9

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import sqlite3
+from functools import partial
 from itertools import pairwise
 from xml.etree import ElementTree
 
 import geopandas as gpd
+import pyarrow as pa
 import pyarrow.parquet
 import pyogrio
 import pyproj
@@ -16,7 +18,7 @@ import shapely
 from roofkit.display import footprint_style
 from roofkit.errors import OutputError, SettingsError
 from roofkit.label_files import open_label_file
-from roofkit.vectors import safe_names, write_features
+from roofkit.vectors import safe_names, write_features, write_table
 
 
 @pytest.fixture
@@ -25,35 +27,66 @@ def features():
     return gpd.GeoDataFrame({"material": ["metal", "tile"]}, geometry=boxes, crs="EPSG:32644")
 
 
+def table_of(features):
+    """What `write_table` takes, in two chunks as tables of several scenes have them."""
+    columns = {name: features[name].tolist() for name in features.columns.drop("geometry")}
+    table = pa.table({**columns, "geometry": pa.array(features.geometry.to_wkb(), pa.binary())})
+    return pa.concat_tables([table.slice(0, 1), table.slice(1)])
+
+
+def write_as_table(path, features):
+    write_table(path, table_of(features), features.crs, key="material", style=footprint_style())
+
+
+@pytest.mark.parametrize("write", [write_features, write_as_table])
 @pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.fgb", "a.parquet"])
-def test_round_trip_and_equal_bytes(features, tmp_path, name):
+def test_round_trip_and_equal_bytes(features, tmp_path, name, write):
     for folder in ("one", "two"):
-        write_features(tmp_path / folder / name, features)
+        write(tmp_path / folder / name, features)
     path = tmp_path / "one" / name
     assert path.read_bytes() == (tmp_path / "two" / name).read_bytes()
-    found = gpd.read_parquet(path) if name.endswith("parquet") else gpd.read_file(path)
-    assert sorted(found["material"]) == ["metal", "tile"]
+    found = gpd.read_parquet(path) if name.endswith("parquet") else gpd.read_file(path, layer="a")
+    materials = found["id" if write == write_as_table and name == "a.geojson" else "material"]
+    assert sorted(materials) == ["metal", "tile"]
     assert found.to_crs("EPSG:32644").area.sum() == pytest.approx(100, rel=1e-3)  # GeoJSON keeps centimetres
     assert [p.name for p in path.parent.iterdir()] == [name]
 
 
-def test_gdal_makes_no_index_beside_the_file(features, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.fgb", "a.parquet"])
+def test_both_ways_write_the_same_features(features, tmp_path, name):
+    for folder, write in (("a", write_features), ("b", write_as_table)):
+        write(tmp_path / folder / name, features)
+    if name == "a.geojson":
+        one, other = (json.loads((tmp_path / folder / name).read_text()) for folder in "ab")
+        assert [f["geometry"] for f in one["features"]] == [f["geometry"] for f in other["features"]]
+        return
+    read = gpd.read_parquet if name == "a.parquet" else partial(gpd.read_file, layer="a")
+    one, other = (read(tmp_path / folder / name) for folder in "ab")
+    assert one.equals(other)
+    assert one.crs == other.crs
+
+
+WRITERS = [(write_features, pyogrio, "write_dataframe"), (write_as_table, pyogrio.raw, "write_arrow")]
+
+
+@pytest.mark.parametrize(("write", "module", "name"), WRITERS)
+def test_gdal_makes_no_index_beside_the_file(write, module, name, features, tmp_path, monkeypatch):
     seen, option = [], "OGR_GPKG_ALLOW_THREADED_RTREE"
-    write = pyogrio.write_dataframe
+    driver = getattr(module, name)
 
     def watched(*args, **options):
         seen.append(pyogrio.get_gdal_config_option(option))
-        write(*args, **options)
+        driver(*args, **options)
 
-    monkeypatch.setattr(pyogrio, "write_dataframe", watched)
-    write_features(tmp_path / "a.gpkg", features)
+    monkeypatch.setattr(module, name, watched)
+    write(tmp_path / "a.gpkg", features)
     assert seen == ["NO"]
     assert pyogrio.get_gdal_config_option(option) is None
 
 
 def test_qgis_finds_its_style_in_a_geopackage(features, tmp_path):
     for folder in ("one", "two"):
-        write_features(tmp_path / folder / "roofs.gpkg", features, style=footprint_style())
+        write_as_table(tmp_path / folder / "roofs.gpkg", features)
     path = tmp_path / "one" / "roofs.gpkg"
     assert path.read_bytes() == (tmp_path / "two" / "roofs.gpkg").read_bytes()
     assert pyogrio.list_layers(path).tolist() == [["roofs", "Polygon"], ["layer_styles", None]]
@@ -76,7 +109,7 @@ def test_qgis_finds_its_style_in_a_geopackage(features, tmp_path):
 def test_geojson_as_rfc_7946_has_it(features, tmp_path):
     clockwise = features.set_geometry(features.geometry.reverse())
     for folder, table in (("a", features), ("b", clockwise)):
-        write_features(tmp_path / folder / "x.geojson", table, key="material")
+        write_as_table(tmp_path / folder / "x.geojson", table)
         document = json.loads((tmp_path / folder / "x.geojson").read_text())
         assert "crs" not in document
         assert [feature["id"] for feature in document["features"]] == ["metal", "tile"]
@@ -130,14 +163,18 @@ def test_names_that_geopackage_cannot_hold_are_changed():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("error", ["FieldError", "FeatureError", "DataLayerError", "GeometryError"])
-def test_any_failure_of_the_driver_is_one_line(error, features, tmp_path, monkeypatch):
+ERRORS = ["FieldError", "FeatureError", "DataLayerError", "DataSourceError", "GeometryError"]
+
+
+@pytest.mark.parametrize(("write", "module", "name"), WRITERS)
+@pytest.mark.parametrize("error", ERRORS)
+def test_any_failure_of_the_driver_is_one_line(error, write, module, name, features, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise getattr(pyogrio.errors, error)("database or disk is full")
 
-    monkeypatch.setattr(pyogrio, "write_dataframe", fail)
-    with pytest.raises(OutputError, match="disk is full"):
-        write_features(tmp_path / "a.gpkg", features)
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(OutputError, match=r"a\.gpkg: not written \(database or disk is full\)"):
+        write(tmp_path / "a.gpkg", features)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,12 +192,3 @@ def test_lost_features_are_noticed_and_the_old_file_stays(features, tmp_path, mo
         write_features(path, features)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.gpkg"]
-
-
-def test_a_failing_driver_is_one_line(features, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise pyogrio.errors.DataSourceError("disk I/O error")
-
-    monkeypatch.setattr(pyogrio, "write_dataframe", fail)
-    with pytest.raises(OutputError, match=r"a\.gpkg: not written \(disk I/O error\)"):
-        write_features(tmp_path / "a.gpkg", features)
