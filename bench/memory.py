@@ -1,11 +1,13 @@
 """How much memory stages need, how time grows with the area, how soon they start: a table, and OUT/memory.png.
 
-python bench/memory.py OUT [--part memory|growth|startup] [--stages chip mask …] [--json FILE]
+python bench/memory.py OUT [--part memory|polygons|growth|startup] [--stages chip mask …] [--json FILE]
 memory   Scenes of --sides pixels a side, sparse: a few per mille of their blocks (64 at least, so that caches are as
          full as they get) hold pixels, the others take no room. Each stage works on each in a process of its own, and
          every process that it starts is looked at every 50 ms. The largest one is to stay under 600 MB; for predict,
          what a process needs that loads the model and does nothing else is taken off. The line is flat when the largest
          scene takes at most 10 % more than the one before it; narrow scenes leave caches of 64 MB unfilled.
+polygons Mask of the chips of the smallest of these scenes, with --polygons small polygons in the GeoPackage: the same
+         limits.
 growth   Dense scenes of --dense, 2 and 4 times as many pixels a side: processor seconds and seconds for each million
          pixels, the medians of --rounds, with --workers 1, since worker processes start only where they pay. What a
          scene of 64 pixels takes is taken off as start-up. No scene is to take 10 % more for a pixel than the smallest.
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("memory", "growth", "startup")
+PARTS = ("memory", "polygons", "growth", "startup")
 LIMIT_MB, FLAT, HELP_SECONDS, IDLE_SECONDS = 600.0, 1.10, 0.5, 1.0
 BLOCK = 512  # side of a scene's blocks
 FILLED, LEAST = 0.004, 64  # share and number of a sparse scene's blocks with pixels
@@ -45,13 +47,14 @@ PAUSE = 0.05  # seconds between two looks at the processes
 WINDOW = 256  # side of the network's windows
 STEPS = 80  # in which it learns that roofs are bright
 REPEATS = 5  # of what takes a second
+AT_ONCE = 250_000  # polygons that are made together
 WIDTH = 150  # columns of the table where there is no terminal
 GRID = ("EPSG:32644", 300_000.0, 3_100_000.0, 0.5)  # CRS, left, top, metres a pixel
 CASES = {
     "chip": "scene.tif chips",
     "mosaic": "chips mosaic.tif",
-    "mask": "chips roofs.gpkg masks",
-    "mask, scene": "scene.tif roofs.gpkg scene_masks",
+    "mask": "chips {labels} masks",
+    "mask, scene": "scene.tif {labels} scene_masks",
     "flatten": "chips pixels.csv",
     "flatten, scene": "scene.tif scene_pixels.csv",
     "summarize": "chips histograms",
@@ -280,6 +283,31 @@ def write_roofs(path: Path, roofs: NDArray[np.int64]) -> None:
     pyogrio.raw.write(path, shapes, [], [], driver="GPKG", layer="roofs", geometry_type="Polygon", crs=crs)
 
 
+def make_polygons(path: Path, count: int, side: int) -> None:
+    """Write so many boxes of 4 to 12 pixels, strewn over a scene of that side."""
+    import pyarrow as pa
+    import pyogrio.raw
+    import shapely
+
+    crs, left, top, pixel = GRID
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start in range(0, count, AT_ONCE):
+            number = min(AT_ONCE, count - start)
+            x, y = left + pixel * rng.uniform(0, side, number), top - pixel * rng.uniform(0, side, number)
+            width, height = pixel * rng.uniform(4, 12, (2, number))
+            shapes = pa.array(shapely.to_wkb(shapely.box(x, y, x + width, y + height)), pa.binary())
+            yield pa.record_batch({"geometry": shapes})
+
+    rng = np.random.default_rng(count)
+    reader = pa.RecordBatchReader.from_batches(pa.schema({"geometry": pa.binary()}), batches())
+    options = dict(driver="GPKG", layer="roofs", layer_options={"SPATIAL_INDEX": "NO"})  # which would take longest
+    pyogrio.raw.write_arrow(
+        reader, path.with_name("part.gpkg"), geometry_name="geometry", geometry_type="Polygon", crs=crs, **options
+    )
+    path.with_name("part.gpkg").rename(path)
+
+
 def make_model(path: Path, bands: int) -> None:
     """Write a small network that has learnt to find the roofs of `patch`."""
     from unet.backend import start_keras
@@ -336,14 +364,15 @@ class Bench:
             alone(make_ground, folder, side, share, bands)
         return folder
 
-    def run(self, case: str, folder: Path, *options: str, watch: bool = False) -> Cost:
+    def run(self, case: str, folder: Path, *options: str, labels: str = "roofs.gpkg", watch: bool = False) -> Cost:
         """Run one case on the scene of a folder; what it reads is made first where it is not there."""
         if CASES[case].startswith("chips") and not (folder / "chips").exists():
             self.run("chip", folder, "--overwrite")
         if "{model}" in CASES[case] and not (self.out / self.model).exists():
             alone(make_model, self.out / self.model, self.options.bands)
         stage = case.split(",")[0]
-        line = [sys.executable, str(ROOT / stage / f"{stage}.py"), *CASES[case].format(model=self.model).split()]
+        words = CASES[case].format(model=self.model, labels=labels).split()
+        line = [sys.executable, str(ROOT / stage / f"{stage}.py"), *words]
         return measure([*line, "--settings", "../settings.json", "--quiet", *options], folder, watch=watch)
 
     def memory(self) -> list[Row]:
@@ -368,6 +397,29 @@ class Bench:
     def _loading(self) -> dict[str, Any]:
         line = [sys.executable, "-c", LOADING, self.model]
         return dict(self.kept.get(f"memory: loading {self.model}", lambda: asdict(measure(line, self.out, watch=True))))
+
+    def polygons(self) -> list[Row]:
+        """Rows on mask with more and more polygons."""
+        if not self.cases(["mask"]):
+            return []
+        side, counts = self.options.sides[0], sorted(self.options.polygons)
+        found = [self._polygons_of(count, self.ground(side, FILLED), side) for count in counts]
+        at = " ".join(f"{count:,}" for count in counts)
+        largest, seconds = (tuple(cost[name] for cost in found) for name in ("largest_mb", "seconds"))
+        return [
+            Row("polygons", "mask", "MB, largest process", at, largest, max(largest), LIMIT_MB),
+            Row("polygons", "mask", "largest process, the last two", at, largest, rise(largest[-2:]), FLAT),
+            Row("polygons", "mask", "s", at, seconds, max(seconds)),
+        ]
+
+    def _polygons_of(self, count: int, folder: Path, side: int) -> dict[str, Any]:
+        def make() -> dict[str, Any]:
+            labels = folder / f"roofs_{count}.gpkg"
+            if not labels.exists():
+                alone(make_polygons, labels, count, side)
+            return asdict(self.run("mask", folder, "--overwrite", labels=labels.name, watch=True))
+
+        return dict(self.kept.get(f"polygons: {count:,}, {side:,} a side", make))
 
     def growth(self) -> list[Row]:
         """Rows on time; all sides take turns."""
@@ -519,6 +571,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="one of them")
     parser.add_argument("--stages", nargs="+", metavar="STAGE", help="these alone")
     parser.add_argument("--sides", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
+    parser.add_argument("--polygons", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000], metavar="N")
     parser.add_argument("--dense", type=int, default=5000, metavar="N", help="side of the smallest dense scene")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bands", type=int, default=4)

@@ -50,7 +50,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from itertools import islice
 from typing import Any
 
@@ -61,7 +60,7 @@ from roofkit import scores
 from roofkit.artifacts import Outputs, fingerprint, write_json
 from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, RoofError
-from roofkit.ledger import input_digests
+from roofkit.ledger import input_digests, label_digests
 from roofkit.pairs import ScoredFrame, by_stem, check_grid, mask_files, pair_rasters, read_mask, read_probability
 from roofkit.paths import find_labels, holds_files
 from roofkit.raster import Grid, Valid, grid_of, open_raster, raster_files, windows
@@ -120,6 +119,16 @@ class Frame(ScoredFrame):
     def is_large(self) -> bool:
         """Whether outlines and buildings are left out."""
         return self.grid.height * self.grid.width > LARGEST
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """A file or folder of polygons, which is read only where there is something to score."""
+
+    path: Path
+    digests: list[tuple[str, str]]
+    needed: bool
+    """Whether to score without them is an error."""
 
 
 def true_roofs(truth: Valid, valid: Valid, drawn: NDArray[np.int32]) -> tuple[NDArray[np.int32], Valid]:
@@ -258,8 +267,23 @@ def with_probabilities(frames: list[Frame], folder: Path) -> list[Frame]:
     return [replace(frame, probability=known[frame.prediction.stem]) for frame in frames]
 
 
-def with_roofs(frames: list[Frame], path: Path, settings: MaskArgs) -> list[Frame]:
-    """The frames with the roofs of a label file that touch each.
+def roofs_of(frames: list[Frame], labels: LabelFiles | None, settings: MaskArgs) -> list[tuple[bytes, ...]]:
+    """The roofs that touch each frame; none where there are no labels, or none that could be used.
+
+    Raises:
+        MismatchError, MissingInputError, BadInputError, SettingsError: As for `touching_roofs`, where they are needed.
+    """
+    try:
+        return touching_roofs(frames, labels.path, settings) if labels else [()] * len(frames)
+    except RoofError as error:
+        if labels and labels.needed:
+            raise
+        tell_without_labels(error)
+        return [()] * len(frames)
+
+
+def touching_roofs(frames: list[Frame], path: Path, settings: MaskArgs) -> list[tuple[bytes, ...]]:
+    """The roofs of a label file that touch each frame, as WKB in its CRS.
 
     Raises:
         MismatchError: No roof touches a frame.
@@ -272,42 +296,58 @@ def with_roofs(frames: list[Frame], path: Path, settings: MaskArgs) -> list[Fram
 
     labels = read_labels(path, where=settings.where, ignore=settings.ignore, layer=settings.layer)
     trees: dict[str, Any] = {}
-    found = []
+    found: list[tuple[bytes, ...]] = []
     for frame in frames:
         if frame.grid.crs is None:
-            found.append(frame)
+            found.append(())
             continue
         crs = frame.grid.crs.to_wkt()
         if crs not in trees:
             trees[crs] = shapely.STRtree(reproject(labels.roofs, CRS.from_wkt(crs), path).geometry.to_numpy())
         near = trees[crs].geometries[trees[crs].query(shapely.box(*frame.grid.bounds), predicate="intersects")]
-        found.append(replace(frame, roofs=tuple(sorted(shapely.to_wkb(near).tolist()))))
-    if not any(frame.roofs for frame in found):
+        found.append(tuple(sorted(shapely.to_wkb(near).tolist())))
+    if not any(found):
         advice = "Name the labels that the masks were drawn from."
         raise MismatchError(path, "no roof on any frame", "polygons that lie on the frames", advice)
     return found
 
 
+def tell_without_labels(error: RoofError) -> None:
+    """Say why polygons were not used."""
+    say(f"note: {error} Without labels, roofs that touch count as one building.")
+
+
 def evaluate_frames(
-    frames: list[Frame], dst: Path, *, run: Run, others: Mapping[str, list[Frame]] | None = None
+    frames: list[Frame],
+    dst: Path,
+    *,
+    run: Run,
+    others: Mapping[str, list[Frame]] | None = None,
+    labels: LabelFiles | None = None,
 ) -> EvaluateReport:
-    """Score all frames and write the JSON; `others` are the frames as other models predicted them, by their names.
+    """Score all frames and write the JSON.
+
+    Args:
+        frames: As the network predicted them.
+        dst: The JSON.
+        run: The rest.
+        others: The same frames as other models predicted them, by their names.
+        labels: The polygons that say which pixels are one roof; None: roofs that touch are one.
 
     Raises:
-        MismatchError, BadInputError: The files of a frame are not on one grid, or not what they should be.
+        MismatchError, BadInputError: The files of a frame are not on one grid, or not what they should be; or labels
+            that are needed cannot be used.
     """
-    settings, all_touched = run.settings.evaluate_args, run.settings.mask_args.all_touched
+    settings, masks = run.settings.evaluate_args, run.settings.mask_args
     every = {NETWORK: frames, **(others or {})}
-    made_from = [
-        (name, f.prediction.stem, input_digests(f.files), sha256(b"".join(f.roofs)).hexdigest())
-        for name, listed in every.items()
-        for f in listed
-    ]
-    key = fingerprint("evaluate", settings, all_touched, made_from)
+    made_from = [(name, f.prediction.stem, input_digests(f.files)) for name, listed in every.items() for f in listed]
+    key = fingerprint("evaluate", settings, masks, made_from, labels and labels.digests)
     with Outputs(dst.parent, "evaluate", name=dst.name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         todo = outputs.plan({dst.name: key})
         if todo:
-            work = partial(measure, settings=settings, all_touched=all_touched)
+            roofs = roofs_of(frames, labels, masks)
+            every = {name: [replace(f, roofs=r) for f, r in zip(listed, roofs)] for name, listed in every.items()}
+            work = partial(measure, settings=settings, all_touched=masks.all_touched)
             tasks = [frame for listed in every.values() for frame in listed]
             with closing(map_items(work, tasks, workers=run.workers)) as done:
                 counted = iter(list(progress(done, len(tasks), "evaluate", quiet=run.quiet)))
@@ -402,17 +442,18 @@ def add_probabilities(frames: list[Frame], options: argparse.Namespace, run: Run
         return frames
 
 
-def add_roofs(frames: list[Frame], options: argparse.Namespace, run: Run) -> list[Frame]:
-    """The frames with the polygons of the labels that the command line names, or of the project's where they are."""
+def labels_for(options: argparse.Namespace, run: Run) -> LabelFiles | None:
+    """The labels that the command line names, or the project's where its own masks are the truth."""
     if not options.labels and not is_same(options.masks, run.paths.val_masks):
-        return frames
+        return None
     try:
-        return with_roofs(frames, options.labels or find_labels(run.paths.labels), run.settings.mask_args)
+        path = options.labels or find_labels(run.paths.labels)
+        return LabelFiles(path, label_digests(path), needed=bool(options.labels))
     except RoofError as error:
         if options.labels:
             raise
-        say(f"note: {error} Without labels, roofs that touch count as one building.")
-        return frames
+        tell_without_labels(error)
+        return None
 
 
 def other_frames(frames: list[Frame], run: Run) -> dict[str, list[Frame]]:
@@ -441,7 +482,7 @@ def is_same(path: Path | None, default: Path) -> bool:
 def evaluate(options: argparse.Namespace, run: Run) -> EvaluateReport:
     """The stage, with what the command line says."""
     frames = find_frames(options.predictions or run.paths.predictions, options.masks or run.paths.val_masks)
-    frames = add_roofs(add_probabilities(frames, options, run), options, run)
+    frames, labels = add_probabilities(frames, options, run), labels_for(options, run)
     large = [frame.prediction.name for frame in frames if frame.is_large]
     if large:
         say(
@@ -449,7 +490,7 @@ def evaluate(options: argparse.Namespace, run: Run) -> EvaluateReport:
             "scores only. Cut them into chips for the scores of outlines and buildings."
         )
     others = other_frames(frames, run) if is_same(options.predictions, run.paths.predictions) else {}
-    return evaluate_frames(frames, options.dst or run.paths.metrics, run=run, others=others)
+    return evaluate_frames(frames, options.dst or run.paths.metrics, run=run, others=others, labels=labels)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     answer(parser())
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ from roofkit.artifacts import Outputs, fingerprint
 from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.drawing import fill
 from roofkit.errors import BadInputError, MismatchError
-from roofkit.ledger import check_input
+from roofkit.ledger import check_input, label_digests
 from roofkit.pairs import by_stem
 from roofkit.paths import find_labels
 from roofkit.raster import (
@@ -64,6 +64,7 @@ from roofkit.raster import (
     all_valid,
     check_apart,
     create_raster,
+    digest_of,
     gdal_env,
     grid_of,
     noted_grid,
@@ -85,6 +86,7 @@ if TYPE_CHECKING:  # imported late: these would make --help and every worker pro
     from roofkit.misplaced import Bounds, Spots
 
 ROOF = 255
+COUNTED = ("features", "selected", "ignored", "repaired", "dropped", "unused")  # of labels; kept for later runs
 WINDOW = 1024  # side of the windows that a large frame is drawn in: whole blocks
 GROUP, AT_ONCE = 16, 1  # masks that a worker is given at once, and writes at once
 POOL_FROM = 128  # windows below which starting worker processes takes longer than drawing
@@ -221,41 +223,79 @@ def touching(shapes: NDArray[Any], places: Places) -> tuple[NDArray[np.intp], ND
     return rows[touch], found[touch]
 
 
-def mask_frames(
-    frames: Path | Address, labels: Callable[[], LabelStream], dst: Path, *, settings: MaskArgs, run: Run
-) -> MaskReport:
+def mask_frames(frames: Path | Address, labels: Path, dst: Path, *, settings: MaskArgs, run: Run) -> MaskReport:
     """Draw the mask of every frame into `dst`.
 
     Args:
         frames: A frame, or a folder of them.
-        labels: Opens the polygons; while it does, the frames are looked at.
+        labels: The file or folder of the polygons.
         dst: The folder for the masks.
         settings: The stage's own.
         run: The rest.
 
     Raises:
-        MissingInputError, BadInputError: A frame is absent, not readable or without CRS.
+        MissingInputError, BadInputError: A frame is absent, not readable or without CRS; or as for `open_labels`.
         MismatchError: The labels lie on no frame, or two frames have one name.
         OutputError: `dst` is the folder of the frames.
+        SettingsError: As for `open_labels`.
     """
     paths = list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values())
     check_apart(paths, dst)
     paths = share_of(paths, run.shard)
     outputs = Outputs(dst, "mask", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard)
-    several = len(paths) >= POOL_FROM and not run.scheduler
-    workers = (run.workers or cores()) if several else 1
-    with outputs, started(workers) as pool, found_frames(paths, dst, pool) as found:
-        stream = labels()
-        with ahead(stream) as batches, spill_in(dst, run) as spill:
+    with outputs:
+        drawn_from = [label_digests(labels), settings, run.settings.raster_args]
+        # To look at the frames may be all that there is to do: no process is started for it, and no polygon is read.
+        tasks = find_frames(paths, dst) if outputs.may_be_whole else []
+        counts, made = outputs.whole(key_of_all(tasks, drawn_from)), 0
+        if counts is None:
+            tasks, counts, made = draw_all(paths, tasks, labels, outputs, settings=settings, run=run)
+        else:
+            tell_unused(labels, counts["unused"])
+        outputs.finish(key_of_all(tasks, drawn_from), counts)
+        return report_of(dst, counts, [outputs.facts(task.mask_path.name) for task in tasks], made=made)
+
+
+def key_of_all(frames: Sequence[Frame], drawn_from: Sequence[Any]) -> str:
+    """What the masks of all frames are made from: finished once, there is no need to read the polygons again."""
+    return fingerprint("masks", *drawn_from, [(frame.mask_path.name, frame.digest) for frame in frames])
+
+
+def draw_all(
+    paths: Sequence[Path | Address],
+    known: Sequence[Frame],
+    labels: Path,
+    outputs: Outputs,
+    *,
+    settings: MaskArgs,
+    run: Run,
+) -> tuple[list[Frame], dict[str, Any], int]:
+    """Read the polygons and write the masks that are not finished.
+
+    Args:
+        paths: The frames.
+        known: They, where they were looked at.
+        labels: The file or folder of the polygons.
+        outputs: The masks.
+        settings: The stage's own.
+        run: The rest.
+
+    Returns:
+        The frames, the counts of the labels, and how many masks were made.
+    """
+    workers = (run.workers or cores()) if len(paths) >= POOL_FROM and not run.scheduler else 1
+    with started(workers) as pool, nullcontext(known) if known else found_frames(paths, outputs.folder, pool) as found:
+        stream = opened_labels(labels, settings)
+        with ahead(stream) as batches, spill_in(outputs.folder, run) as spill:
             tasks, on_imagery = with_polygons(list(found), stream, batches, spill, others=bool(run.shard))
-            facts, made = draw_frames(tasks, outputs, pool, settings=settings, run=run)
-    return report_of(dst, stream, facts, made=made, on_imagery=on_imagery)
+            made = draw_frames(tasks, outputs, pool, settings=settings, run=run)
+    return tasks, {"on_imagery": on_imagery} | {name: getattr(stream, name) for name in COUNTED}, made
 
 
 def draw_frames(
     tasks: Sequence[Frame], outputs: Outputs, pool: ProcessPoolExecutor | None, *, settings: MaskArgs, run: Run
-) -> tuple[list[dict[str, Any]], int]:
-    """Write the masks that are not finished; what is recorded of all, and how many were made."""
+) -> int:
+    """Write the masks that are not finished; how many they were."""
     rasters = run.settings.raster_args
     keys = {task.mask_path.name: mask_key(task, settings, rasters) for task in tasks}
     todo = set(outputs.plan(keys))
@@ -266,14 +306,13 @@ def draw_frames(
         written = (mask for masks in done for mask in masks)
         for name, counts in progress(written, len(todo), "mask", quiet=run.quiet):
             outputs.record(name, keys[name], **counts)
-    outputs.finish()
-    return [outputs.facts(name) for name in keys], len(todo)
+    return len(todo)
 
 
 @contextmanager
 def found_frames(
     paths: Sequence[Path | Address], dst: Path, pool: ProcessPoolExecutor | None
-) -> Iterator[Iterator[Frame]]:
+) -> Iterator[Iterable[Frame]]:
     """The frames, each with the name of its mask, looked at from now on by a pool or in threads.
 
     Raises:
@@ -293,12 +332,14 @@ def find_frames(paths: Sequence[Path | Address], dst: Path) -> list[Frame]:
 
 def find_frame(path: Path | Address, dst: Path) -> Frame:
     """A frame, looked at; it is opened only where what its stage recorded does not say where every pixel lies."""
-    noted = None if isinstance(path, Address) else noted_grid(path)
+    noted, digest = None if isinstance(path, Address) else noted_grid(path), ""
     if noted:
         grid, is_valid = noted, True
     else:
         with open_raster(path) as src:
             grid, is_valid = grid_of(src), all_valid(src)
+            if not is_valid:
+                digest = raster_digest(path) if isinstance(path, Address) else digest_of(path, src)
     if grid.crs is None:
         advice = "Use GeoTIFF frames, or bring your own masks (split takes frames and masks as they are)."
         raise BadInputError(str(path), "no CRS", "a georeferenced frame, on which polygons can be placed", advice)
@@ -307,7 +348,7 @@ def find_frame(path: Path | Address, dst: Path) -> Frame:
     wkt = grid.crs.to_wkt()
     grid = replace(grid, crs=same_crs(wkt))
     place = fingerprint(wkt, list(grid.transform), grid.height, grid.width)
-    return Frame(path, dst / f"{path.stem}.tif", grid, is_valid, place if is_valid else raster_digest(path))
+    return Frame(path, dst / f"{path.stem}.tif", grid, is_valid, digest or place)
 
 
 @cache
@@ -475,26 +516,31 @@ def opened_labels(path: Path, settings: MaskArgs) -> LabelStream:
     from roofkit.labels import open_labels
 
     labels = open_labels(path, where=settings.where, ignore=settings.ignore, layer=settings.layer)
-    if labels.unused:
-        advice = "Select with --where SQL, or mask_args.where."
-        say(f"warning: {path}: every polygon counts as roof, but {labels.unused}. {advice}")
+    tell_unused(path, labels.unused)
     return labels
 
 
-def report_of(dst: Path, labels: LabelStream, facts: list[dict[str, Any]], *, made: int, on_imagery: int) -> MaskReport:
-    """The report, from what was recorded with each mask."""
+def tell_unused(path: Path, unused: str | None) -> None:
+    """Say which column of a label file might tell roofs of metal from others, if any."""
+    if unused:
+        advice = "Select with --where SQL, or mask_args.where."
+        say(f"warning: {path}: every polygon counts as roof, but {unused}. {advice}")
+
+
+def report_of(dst: Path, counts: Mapping[str, Any], facts: list[dict[str, Any]], *, made: int) -> MaskReport:
+    """The report, from the counts of the labels and what was recorded with each mask."""
     pixels, valid, roof = (sum(fact[name] for fact in facts) for name in ("pixels", "valid", "roof"))
     empty = sum(fact["roof"] == 0 for fact in facts)
     return MaskReport(
         wrote=str(dst),
         masks_made=made,
         masks_kept=len(facts) - made,
-        features=labels.features,
-        selected=labels.selected,
-        on_imagery=on_imagery,
-        ignored=labels.ignored,
-        repaired=labels.repaired,
-        dropped=tuple(labels.dropped),
+        features=counts["features"],
+        selected=counts["selected"],
+        on_imagery=counts["on_imagery"],
+        ignored=counts["ignored"],
+        repaired=counts["repaired"],
+        dropped=tuple(counts["dropped"]),
         empty_masks=empty,
         empty_share=empty / len(facts) if facts else 0.0,
         roof_fraction=roof / valid if valid else 0.0,
@@ -508,7 +554,7 @@ def mask(options: argparse.Namespace, run: Run) -> MaskReport:
     settings = run.block("mask_args", given)
     path = options.labels or find_labels(run.paths.labels)
     frames, dst = options.frames or run.paths.chips, options.dst or run.paths.masks
-    return mask_frames(frames, partial(opened_labels, path, settings), dst, settings=settings, run=run)
+    return mask_frames(frames, path, dst, settings=settings, run=run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

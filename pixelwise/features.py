@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from pixelwise import kernels
 from roofkit.errors import SettingsError
 from roofkit.raster import Pixels, Valid, finite, read_pixels
 from roofkit.settings import PixelArgs
@@ -137,6 +136,8 @@ class Features:
         places: Iterator[Floats],
     ) -> None:
         """Fill in the features of one scale, in the order of `names`."""
+        from pixelwise import kernels  # late: numba, which compiles them, takes a while to load
+
         margin = self.reach - weights.size // 2
         wanted = {kind: self._named(kind) for kind in KINDS[1:]}
         smooth: dict[str, Floats] = {}
@@ -210,6 +211,8 @@ def filled(pixels: Pixels, valid: Valid, mean: Floats) -> Floats:
     valid = finite(pixels, valid)
     if valid.all():
         return np.asarray(pixels[inner], np.float32)
+    from pixelwise import kernels
+
     measured = np.where(valid, pixels.astype(np.float32) - mean, np.float32(0))
     share = kernels.convolve(valid.astype(np.float32), weights)
     near = np.stack([kernels.convolve(band, weights) for band in measured])
@@ -229,6 +232,8 @@ def centre(image: Floats, shape: tuple[int, ...]) -> Floats:
 
 
 def _products(image: Floats) -> tuple[Floats, Floats, Floats]:
+    from pixelwise import kernels
+
     down, along, both = kernels.gradients(kernels.convolve(image, gaussian(GRADIENT)))
     return down, along, both
 

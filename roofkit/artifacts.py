@@ -253,6 +253,7 @@ class Outputs:
         self._ledger = folder / f"{self._stem}{f'.{shard}' if shard else ''}.ledger.jsonl"
         self._records: dict[str, dict[str, Any]] = {}
         self._planned: set[str] = set()
+        self._whole: dict[str, Any] = {}
         self._mine: set[str] = set()
         self._log: TextIO | None = None
         self._held: list[_Lock] = []
@@ -293,6 +294,7 @@ class Outputs:
         for ledger in self._ledgers():
             found = read_ledger(ledger)
             self._records |= found.records
+            self._whole = found.whole if ledger == self._ledger else {}  # those of shards are still to be taken over
             self._planned |= found.planned if ledger == self._ledger or not self.shard else set()
         return self
 
@@ -350,7 +352,7 @@ class Outputs:
             self._remove(name)
         for name in (set(self._records) | self._planned) - set(keys):
             self._records.pop(name, None)
-        self._planned, self._mine = set(todo), set(keys)
+        self._planned, self._mine, self._whole = set(todo), set(keys), {}
         self._rewrite()
         self._tell_edited()
         for name in sorted(self._mine - self._planned):
@@ -434,13 +436,31 @@ class Outputs:
         """What was recorded with `name`."""
         return self._records[name]
 
-    def finish(self) -> None:
-        """Put the ledger in its final form: sorted, nothing planned, those of shards taken over."""
+    @property
+    def may_be_whole(self) -> bool:
+        """Whether an earlier run noted what all artifacts were made from, and nothing says that this has changed."""
+        return bool(self._whole) and not (self.overwrite or self._planned or any(map(self.is_edited, self._records)))
+
+    def whole(self, key: str) -> dict[str, Any] | None:
+        """The facts that were noted with `finish` under that key, if all artifacts are as they were then."""
+        if not self.may_be_whole or self._whole["all"] != key:
+            return None
+        as_noted = all(self.is_finished(name, record["key"]) for name, record in self._records.items())
+        return dict(self._whole["facts"]) if as_noted else None
+
+    def finish(self, key: str | None = None, facts: Mapping[str, Any] | None = None) -> None:
+        """Put the ledger in its final form: sorted, nothing planned, those of shards taken over.
+
+        Args:
+            key: What all artifacts together were made from; a later run may ask for it (see `whole`), but not a shard.
+            facts: What such a run wants to know.
+        """
         if is_rehearsal():  # without a plan: all was finished before
             note(Plan(self.folder, keep=tuple(self.names())))
             raise Rehearsed
         _remove_parts(self.folder, self._planned)  # of workers that were lost, whose tasks others did
         self._planned = set()
+        self._whole = {} if key is None or self.shard else {"all": key, "facts": dict(facts or {})}
         self._rewrite()
         for ledger in () if self.shard else self._of_shards("ledger.jsonl"):
             ledger.unlink()
@@ -483,8 +503,12 @@ class Outputs:
         lines = [record for record in own if record["name"] in self._planned]  # of an earlier run
         lines += [{"planned": names}] if names else []
         lines += [record for record in own if record["name"] not in self._planned]
+        lines += [self._whole] if self._whole else []
+        text = "".join(map(line_of, lines))
+        if self._ledger.is_file() and self._ledger.read_bytes() == text.encode():
+            return
         with committed(self._ledger) as part:
-            part.write_text("".join(map(line_of, lines)), encoding="utf-8")
+            part.write_text(text, encoding="utf-8")
 
 
 def _is_edited(record: Mapping[str, Any], sha: str) -> bool:

@@ -2,7 +2,8 @@
 
 A ledger is a file of JSON lines in an output folder, `.<stage>.ledger.jsonl`, or `.<stage>.<file>.ledger.jsonl` where
 the output is one file. Each line carries a checksum of itself: a damaged one counts as missing and is never believed.
-The line `planned` names what a run had set out to make; what it has finished since stands behind it.
+The line `planned` names what a run had set out to make; what it has finished since stands behind it. The line `all`
+says what all artifacts together were made from.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from glob import escape
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -44,12 +46,14 @@ class Ledger:
         planned: Names that the last run had set out to make, when it stopped before all was finished.
         missing: Those of them that it did not finish.
         of_one: It is of one output, and what lies beside it, a card of a model say: each is of use without the others.
+        whole: What all artifacts together were made from, as a key, and facts on all; {} where that is not known.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
     planned: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     of_one: bool = False
+    whole: Record = field(default_factory=dict)
 
     @cached_property
     def folders(self) -> Counter[str]:
@@ -72,6 +76,8 @@ def read_ledger(path: Path) -> Ledger:
             names = {name for name in entry["planned"] if is_inside(name)}
             found.planned.update(names)
             found.missing.update(names)
+        elif isinstance(entry.get("all"), str) and isinstance(entry.get("facts"), dict):
+            found.whole.update(entry)
         elif {"name", "key", "sha256"} <= set(entry) and is_inside(entry["name"]):
             found.records[entry["name"]] = entry
             found.missing.discard(entry["name"])
@@ -117,6 +123,15 @@ def input_digest(path: Path) -> str:
 def input_digests(paths: Iterable[Path]) -> list[str]:
     """`input_digest` of each file, in order."""
     return [input_digest(path) for path in paths]
+
+
+def label_digests(path: Path) -> list[tuple[str, str]]:
+    """Name and `input_digest` of a label file and of what lies beside it under its name: the parts of a shapefile.
+
+    Of a folder, all files in it.
+    """
+    files = path.iterdir() if path.is_dir() else path.parent.glob(f"{escape(path.stem)}.*")
+    return [(file.name, input_digest(file)) for file in sorted(files) if file.is_file()]
 
 
 def check_input(path: Path) -> None:

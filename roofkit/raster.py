@@ -438,7 +438,12 @@ def raster_digest(path: Path | Address) -> str:
 
         return address_digest(path)
     with open_raster(path) as src:
-        return fingerprint(*input_digests([path, *src.beside]))
+        return digest_of(path, src)
+
+
+def digest_of(path: Path, src: DatasetReader) -> str:
+    """`raster_digest` of a file that is open."""
+    return fingerprint(*input_digests([path, *src.beside]))
 
 
 def read_pixels(

@@ -131,11 +131,14 @@ class _Foreign:
     def _size(self, form: str) -> int:
         return struct.calcsize(self._order + form)
 
-    def _unpack(self, form: str, place: int) -> tuple[Any, ...]:
-        data = self._read(place, self._size(form))
-        if len(data) < self._size(form):
+    def _bytes(self, place: int, count: int) -> bytes:
+        data = self._read(place, count)
+        if len(data) < count:
             raise ValueError("a directory that is cut off")
-        return struct.unpack(self._order + form, data)
+        return data
+
+    def _unpack(self, form: str, place: int) -> tuple[Any, ...]:
+        return struct.unpack(self._order + form, self._bytes(place, self._size(form)))
 
     def directory(self, place: int) -> tuple[dict[int, int], int]:
         """The fields of a directory that say how large its blocks are, and where the next directory is."""
@@ -143,13 +146,14 @@ class _Foreign:
         if count > MOST_FIELDS:
             raise ValueError("a directory without end")
         start, size, fields = place + self._size(self._number), self._size(self._entry), {}
-        for here in range(start, start + count * size, size):
-            tag, kind, values, inline = self._unpack(self._entry, here)
-            if tag in BLOCK_FIELDS and kind in WHOLE:
-                inside = self._size(WHOLE[kind]) * values <= len(inline)
-                at = here + size - len(inline) if inside else struct.unpack(self._order + self._offset, inline)[0]
-                (fields[tag],) = self._unpack(WHOLE[kind], at)  # of several values, say bits of each band, the first
-        return fields, self._unpack(self._offset, start + count * size)[0]
+        data = self._bytes(start, count * size + self._size(self._offset))
+        for tag, kind, values, inline in struct.iter_unpack(self._order + self._entry, data[: count * size]):
+            if tag in BLOCK_FIELDS and kind in WHOLE:  # of several values, say bits of each band, the first
+                if self._size(WHOLE[kind]) * values <= len(inline):
+                    (fields[tag],) = struct.unpack_from(self._order + WHOLE[kind], inline)
+                else:
+                    (fields[tag],) = self._unpack(WHOLE[kind], struct.unpack(self._order + self._offset, inline)[0])
+        return fields, struct.unpack_from(self._order + self._offset, data, count * size)[0]
 
 
 def block_sizes(read: Callable[[int, int], bytes]) -> Iterator[int]:

@@ -50,8 +50,8 @@ from roofkit.raster import (
     Valid,
     band_names,
     data_bands,
+    digest_of,
     open_raster,
-    raster_digest,
     raster_files,
     read_pixels,
     texts_of,
@@ -250,8 +250,8 @@ def summarize_source(
     is_table = src.suffix.lower() in (".csv", ".parquet")
     with ThreadPoolExecutor(1) as pool:  # a table is hashed while it is read
         hashed = pool.submit(input_digest, src) if is_table and src.is_file() else None
-        source = _table_source(src) if is_table else _raster_source(src, extension)
-        digests = [hashed.result()] if hashed else [raster_digest(path) for path in source.files]
+        source, digests = (_table_source(src), []) if is_table else _raster_source(src, extension)
+        digests = [hashed.result()] if hashed else digests
     files = {number: picture_name(number, name) for number, name in zip(source.numbers, source.names)}
     with Outputs(dst, "summarize", overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         key = _key(source, digests, settings)
@@ -277,10 +277,10 @@ def _key(source: Source, digests: Sequence[str], settings: SummarizeArgs) -> str
 # Rasters
 
 
-def _raster_source(src: Path, extension: str) -> Source:
-    """The rasters of `src`, checked to be alike."""
+def _raster_source(src: Path, extension: str) -> tuple[Source, list[str]]:
+    """The rasters of `src`, checked to be alike, and the digest of each."""
     paths = raster_files(src, extension)
-    pixels = 0
+    pixels, digests = 0, []
     for path in paths:
         with open_raster(path) as raster:
             kind = (len(data_bands(raster)), raster.dtypes[0])
@@ -291,8 +291,9 @@ def _raster_source(src: Path, extension: str) -> Source:
                 advice = "Summarize each kind on its own."
                 raise MismatchError(path, found, "files with the same bands and dtype", advice)
             pixels += raster.width * raster.height
+            digests.append(digest_of(path, raster))
     numbers = tuple(range(1, first[0] + 1))
-    return Source(src.name, tuple(paths), False, numbers, tuple(names), first[1], units, pixels)
+    return Source(src.name, tuple(paths), False, numbers, tuple(names), first[1], units, pixels), digests
 
 
 def _units(stated: Iterable[str | None], dtype: str) -> str:

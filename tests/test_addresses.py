@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -267,7 +266,6 @@ def test_masks_of_an_address_are_those_of_the_file(scene, data, tmp_path):
 
     from mask.mask import mask_frames
     from roofkit.cli import Run
-    from roofkit.labels import open_labels
     from roofkit.paths import project_paths
     from roofkit.settings import MaskArgs, Settings
 
@@ -277,8 +275,7 @@ def test_masks_of_an_address_are_those_of_the_file(scene, data, tmp_path):
     run = Run(settings, project_paths(settings, tmp_path), tmp_path / "settings.json", False, 1, True)
     with web_server({"/a%20b+%C3%A9.tif": data}) as server:
         for where in (scene, Address(f"{server.url}/a%20b+%C3%A9.tif")):
-            labels = partial(open_labels, tmp_path / "roofs.gpkg")
-            mask_frames(where, labels, tmp_path / f"out{where == scene}", settings=MaskArgs(), run=run)
+            mask_frames(where, tmp_path / "roofs.gpkg", tmp_path / f"out{where == scene}", settings=MaskArgs(), run=run)
     assert contents(tmp_path / "outFalse") == contents(tmp_path / "outTrue")
     assert len(contents(tmp_path / "outTrue")) == 1
 

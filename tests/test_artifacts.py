@@ -19,11 +19,12 @@ from roofkit.artifacts import PART, Outputs, committed, fingerprint, streamed, w
 from roofkit.errors import BadInputError, LockedError, OutputError
 from roofkit.ledger import digest, input_digests
 from roofkit.settings import ChipArgs, FlattenArgs
+from roofkit.shards import Shard
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def make(folder, keys, text="made", **options):
+def make(folder, keys, text="made", whole=(), **options):
     """A stage in small: write each file of the plan; the names written."""
     with Outputs(folder, "demo", **options) as outputs:
         todo = outputs.plan(keys)
@@ -31,7 +32,7 @@ def make(folder, keys, text="made", **options):
             with committed(folder / name) as part:
                 part.write_text(text)
             outputs.record(name, keys[name], size=len(text))
-        outputs.finish()
+        outputs.finish(*whole)
     return todo
 
 
@@ -147,6 +148,48 @@ def test_what_is_no_longer_planned_goes_and_nothing_else_does(tmp_path):
     (tmp_path / "mine").touch()
     make(tmp_path, {"a": "1"})
     assert visible(tmp_path) == ["a", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda folder: None, {"count": 2}),
+        (lambda folder: (folder / "a").unlink(), None),
+        (lambda folder: (folder / "b").write_text("other"), None),
+        (lambda folder: make(folder, {"a": "1", "b": "2"}), None),  # which noted nothing of all
+        (lambda folder: make(folder, {"a": "1", "b": "2"}, shard=Shard(1, 2)), None),  # to be taken over first
+    ],
+)
+def test_what_all_were_made_from_is_known_while_they_are_as_they_were(tmp_path, change, found):
+    make(tmp_path, {"a": "1", "b": "2"}, whole=("key", {"count": 2}))
+    change(tmp_path)
+    with Outputs(tmp_path, "demo", overwrite=True) as outputs:
+        assert not outputs.may_be_whole
+    with Outputs(tmp_path, "demo") as outputs:
+        assert outputs.whole("another") is None
+        assert outputs.whole("key") == found
+
+
+def test_nothing_is_known_of_all_once_work_has_begun(tmp_path):
+    make(tmp_path, {"a": "1"}, whole=("key", {}))
+    with Outputs(tmp_path, "demo") as outputs:
+        assert outputs.may_be_whole
+        outputs.plan({"a": "2"})
+        assert not outputs.may_be_whole
+    with Outputs(tmp_path, "demo") as outputs:
+        assert outputs.whole("key") is None
+
+
+def test_a_ledger_is_written_only_where_it_changes(tmp_path):
+    make(tmp_path, {"a": "1"}, whole=("key", {}))
+    before = (tmp_path / ".demo.ledger.jsonl").stat()
+    with Outputs(tmp_path, "demo") as outputs:
+        outputs.finish("key", outputs.whole("key"))
+    make(tmp_path / "b", {"a": "1"})
+    one = (tmp_path / "b/.demo.ledger.jsonl").stat()
+    assert make(tmp_path / "b", {"a": "1"}) == []
+    assert (tmp_path / ".demo.ledger.jsonl").stat().st_ino == before.st_ino
+    assert (tmp_path / "b/.demo.ledger.jsonl").stat().st_ino == one.st_ino
 
 
 def test_facts_come_back_and_left_out_ones_go(tmp_path):

@@ -115,6 +115,19 @@ def test_a_scene_is_sparse_and_its_labels_lie_on_its_roofs(tmp_path, monkeypatch
     assert not (tmp_path / "part.tif").exists()
 
 
+def test_polygons_are_as_many_as_asked_for_and_lie_on_the_scene(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "AT_ONCE", 40)
+    memory.make_polygons(tmp_path / "roofs.gpkg", 100, 500)
+    roofs = read_labels(tmp_path / "roofs.gpkg").roofs
+    crs, left, top, pixel = memory.GRID
+    assert len(roofs) == 100
+    assert roofs.crs.to_string() == crs
+    assert roofs.area.between((4 * pixel) ** 2, (12 * pixel) ** 2).all()
+    assert roofs.bounds.minx.between(left, left + 500 * pixel).all()
+    assert roofs.bounds.miny.between(top - 500 * pixel, top).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["roofs.gpkg"]
+
+
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 

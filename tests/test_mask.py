@@ -11,7 +11,9 @@ from imagery import TRANSFORM, UTM, real
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 
+from mask import mask
 from mask.mask import draw, footprint, main, place_group, roof_mask, touching
+from roofkit.ledger import read_ledger
 from roofkit.misplaced import Spots, extent, local_crs
 from roofkit.raster import Grid
 
@@ -191,6 +193,39 @@ def test_an_edited_polygon_remakes_only_its_masks(place, capsys):
     assert (folder / "masks" / "a.tif").read_bytes() == before
 
 
+def test_where_nothing_changed_polygons_are_not_read_again(monkeypatch, place, capsys):
+    folder, path = place
+    line = [folder / "frames", path, folder / "masks", "--json"]
+    opened, labels = [], mask.opened_labels
+    monkeypatch.setattr(mask, "opened_labels", lambda *given: opened.append(0) or labels(*given))
+
+    def looked(*options):
+        opened.clear()
+        assert run(*line, *options) == 0
+        return len(opened)
+
+    def report():
+        said = capsys.readouterr()
+        return json.loads(said.out.splitlines()[-1]) | {"seconds": 0}, said.err.count("warning")
+
+    assert looked() == 1
+    first, warnings = report()
+    assert looked() == 0
+    assert report() == (first | {"masks_made": 0, "masks_kept": 2}, warnings)
+    assert looked("--where", "kind = 'tin'") == 1
+    assert looked("--where", "kind = 'tin'") == 0
+    assert looked() == 1
+    (folder / "masks/a.tif").unlink()
+    assert [looked(), looked()] == [1, 0]
+    (folder / "frames/a.tif.aux.xml").write_text(
+        "<PAMDataset><PAMRasterBand band='1'><NoDataValue>3</NoDataValue></PAMRasterBand></PAMDataset>"
+    )
+    assert [looked(), looked()] == [1, 0]
+    (folder / "frames/b.tif").unlink()
+    assert [looked(), looked()] == [1, 0]
+    assert not (folder / "masks/b.tif").exists()
+
+
 def test_large_frames_are_drawn_in_windows(monkeypatch, make_raster, tmp_path):
     generator = np.random.default_rng(0)
     make_raster(np.ones((40, 56), "uint8"), "frames/all.tif")
@@ -240,7 +275,7 @@ def test_the_order_of_features_changes_no_key(place):
     gpd.read_file(labels).iloc[::-1].to_file(turned)
     for path in (labels, turned):
         assert run(folder / "frames", path, folder / path.stem) == 0
-    ledgers = [(folder / path.stem / ".mask.ledger.jsonl").read_bytes() for path in (labels, turned)]
+    ledgers = [read_ledger(folder / path.stem / ".mask.ledger.jsonl").records for path in (labels, turned)]
     assert ledgers[0] == ledgers[1]
 
 
@@ -416,6 +451,8 @@ def test_materials_unused_are_told(place, capsys):
     gpd.GeoDataFrame({"material": ["tin", "clay"]}, geometry=shapes, crs=UTM).to_crs(4326).to_file(labels)
     assert run(folder / "frames", labels, folder / "masks") == 0
     line = capsys.readouterr().err
+    assert run(folder / "frames", labels, folder / "masks") == 0  # nothing to do, and the polygons are not read
+    assert capsys.readouterr().err == line
     assert 'every polygon counts as roof, but "material" holds tin (1), clay (1). Select with --where' in line
 
 

@@ -36,7 +36,7 @@ def summary(src, dst, run, **settings):
 def numbers(src, run):
     """What summary.json says, without drawing."""
     table = src.suffix in (".csv", ".parquet")
-    source = stage._table_source(src) if table else stage._raster_source(src, "tif")
+    source = stage._table_source(src) if table else stage._raster_source(src, "tif")[0]
     levels = stage._table_levels(source) if table else stage._raster_levels(source, run)
     return json.loads(json.dumps(stage._summary(source, levels, SummarizeArgs()), allow_nan=False))
 
@@ -231,7 +231,7 @@ def test_finished_is_kept_and_stale_pictures_go(make_raster, run, tmp_path):
 def test_pictures_have_labels(make_raster, run):
     spike = np.concatenate([np.zeros(6000), np.repeat(np.arange(100, 400), 10), np.full(600, 9000)]).astype("uint16")
     path = make_raster(spike.reshape(1, 96, 100))
-    source = stage._raster_source(path, "tif")
+    source = stage._raster_source(path, "tif")[0]
     levels = stage._raster_levels(source, run)
     axes = stage.draw_band(levels[0], 0, source, 256).axes[0]
     texts = " ".join(text.get_text() for text in axes.texts)
