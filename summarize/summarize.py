@@ -427,7 +427,7 @@ def _float_band(counts: Counts, extent: list[float], sums: list[float]) -> Level
 
 
 def _scan(path: Path) -> "polars.LazyFrame":
-    """The table, not yet read; its values are Int64 or, where the first is not a whole number, Float32."""
+    """The table, not yet read; its values are Int32 or, where the first is not a whole number, Float32."""
     import polars as pl
 
     if path.suffix.lower() == ".parquet":
@@ -435,9 +435,9 @@ def _scan(path: Path) -> "polars.LazyFrame":
     with path.open(encoding="utf-8", errors="replace") as file:
         lines = file.readline(), file.readline().strip()
     whole = re.fullmatch(r"-?\d+", lines[1].rsplit(",", 1)[-1]) is not None
-    kinds = {"latitude": pl.Float64, "longitude": pl.Float64, "row": pl.Int64, "pixel": pl.Int64, "band": pl.Int64}
+    kinds = {"latitude": pl.Float64, "longitude": pl.Float64, "row": pl.Int64, "pixel": pl.Int64, "band": pl.Int16}
     columns = lines[0].strip().split(",")
-    schema = {name: (kinds | {"value": pl.Int64 if whole else pl.Float32}).get(name, pl.String) for name in columns}
+    schema = {name: (kinds | {"value": pl.Int32 if whole else pl.Float32}).get(name, pl.String) for name in columns}
     return pl.scan_csv(path, schema=schema)
 
 
