@@ -101,7 +101,7 @@ from roofkit.raster import (
 from roofkit.rehearsal import Rehearsed
 from roofkit.settings import PredictArgs, RasterArgs
 from roofkit.shards import share_of
-from roofkit.vectors import check_suffix, write_table
+from roofkit.vectors import check_suffix, write_batches
 from roofkit.workers import map_items, once
 from unet.predictor import NetworkPredictor, Predictor
 
@@ -382,9 +382,9 @@ class _Job:
                 say(f"{scene}: {roofs.unseparated} patches of roof are too large to be separated; they stay whole.")
             found.append(roofs)
             counts = {name: count + getattr(roofs, name) for name, count in counts.items()}
-        table, crs = gather(found)
-        write_table(path, table, crs, key="id", style=footprint_style())
-        return {"footprints": len(table), **counts}
+        (batches, crs), count = gather(found), sum(len(roofs.ids) for roofs in found)
+        write_batches(path, batches, count, crs, key="id", style=footprint_style())
+        return {"footprints": count, **counts}
 
 
 def _blocks(path: Path, side: int | None) -> list[Block]:

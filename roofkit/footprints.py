@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +34,8 @@ from roofkit.settings import PredictArgs
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+COLUMNS = dict(id="string", scene="string", area_m2="float64", mean_probability="float64", geometry="binary")
 
 
 @dataclass(frozen=True)
@@ -147,24 +150,49 @@ def join(pieces: list[Piece]) -> list[Piece]:
     return [group[0].merged(group[1:], merged[index]) for index, group in groups.items()]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Footprints:
     """The roofs of one scene, and how they were found.
 
     Args:
-        table: id (see `footprint_ids`), scene, area_m2 (geodesic), mean_probability (0 to 1; of the whole patch for
-            roofs that came apart), geometry (polygons, WKB).
-        crs: The scene's.
+        scene: Its name.
+        crs: Its CRS, in which the roofs are.
+        ids: See `footprint_ids`.
+        roofs: WKB.
+        areas: Square metres, geodesic.
+        probabilities: The mean of each roof, 0 to 1; that of the whole patch for roofs that came apart.
         separated: Patches that came apart.
         specks: Patches and roofs that were left out for their size.
         unseparated: Patches that are too large to take apart.
     """
 
-    table: "pa.Table"
+    scene: str
     crs: CRS
+    ids: list[str]
+    roofs: Roofs
+    areas: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
     separated: int
     specks: int
     unseparated: int
+
+    def batches(self, crs: CRS) -> "Iterator[pa.RecordBatch]":
+        """Rows of `COLUMNS` in that CRS, some at a time; at least one batch."""
+        import geopandas as gpd
+        import pyarrow as pa
+
+        for some in portions(len(self.ids)):
+            wkb = self.roofs[some]
+            if crs != self.crs:
+                wkb = gpd.GeoSeries.from_wkb(wkb, crs=self.crs).to_crs(crs).to_wkb()
+            columns = {
+                "id": self.ids[some],
+                "scene": [self.scene] * len(wkb),
+                "area_m2": self.areas[some],
+                "mean_probability": self.probabilities[some].round(6),
+                "geometry": wkb,
+            }
+            yield pa.record_batch(columns, pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()]))
 
 
 def to_footprints(pieces: Iterable[Piece], path: Path, grid: Grid, settings: PredictArgs) -> Footprints:
@@ -179,31 +207,22 @@ def to_footprints(pieces: Iterable[Piece], path: Path, grid: Grid, settings: Pre
     Raises:
         MissingInputError, BadInputError: As for `pixel_metres`.
     """
-    import pyarrow as pa
-
     metres = pixel_metres(grid, path)
     parts = [_drawn(some, metres, settings) for some in in_portions(pieces)]
     probabilities = np.concatenate([part.probabilities for part in parts])
     came_apart, specks, too_large = np.sum([part.counts for part in parts], axis=0).tolist()
     roofs = without_overlaps(np.concatenate([part.roofs for part in parts]))
     del parts
-    areas, points, kept, shapes = np.zeros(len(roofs)), np.zeros((len(roofs), 2)), np.zeros(len(roofs), bool), []
+    areas, points = np.zeros(len(roofs)), np.zeros((len(roofs), 2))
     for some in portions(len(roofs)):
         placed = repaired(_moved(shapely.from_wkb(roofs[some]), grid.transform @ ~metres))
-        roofs[some] = None  # one copy of a roof at a time
         areas[some] = geodesic_areas(placed, grid.crs)
         points[some] = shapely.bounds(shapely.point_on_surface(placed))[:, :2]  # NaN where nothing is left of a roof
-        kept[some] = (areas[some] >= settings.min_area) & ~np.isnan(points[some, 0])
-        shapes.append(pa.array(shapely.to_wkb(placed[kept[some]]), pa.binary()))
-    ids = footprint_ids(path.stem, points[kept], grid)
-    columns = {
-        "id": pa.array(ids, pa.string()),
-        "scene": pa.array([path.stem] * len(ids), pa.string()),
-        "area_m2": areas[kept],
-        "mean_probability": probabilities[kept].round(6),
-        "geometry": pa.chunked_array(shapes),
-    }
-    return Footprints(pa.table(columns), grid.crs, came_apart, specks + len(roofs) - len(ids), too_large)
+        roofs[some] = shapely.to_wkb(placed)
+    kept = np.flatnonzero((areas >= settings.min_area) & ~np.isnan(points[:, 0]))
+    ids, left_out = footprint_ids(path.stem, points[kept], grid), len(roofs) - len(kept)
+    found = roofs[kept], areas[kept], probabilities[kept]
+    return Footprints(path.stem, grid.crs, ids, *found, came_apart, specks + left_out, too_large)
 
 
 class _Drawn(NamedTuple):
@@ -320,23 +339,8 @@ def geodesic_areas(polygons: Polygons, crs: CRS) -> list[float]:
     return [round(abs(geod.geometry_area_perimeter(polygon)[0]), 2) for polygon in placed]
 
 
-def gather(found: list[Footprints]) -> "tuple[pa.Table, CRS]":
-    """The features of several scenes in one table: in their CRS where they share one, else in EPSG:4326."""
-    import pyarrow as pa
-
+def gather(found: list[Footprints]) -> "tuple[Iterator[pa.RecordBatch], CRS]":
+    """The roofs of several scenes, as `Footprints.batches`, in their CRS where they share one, else in EPSG:4326."""
     shared = all(one.crs == found[0].crs for one in found)
     crs = found[0].crs if shared else CRS.from_epsg(4326)
-    return pa.concat_tables([one.table if shared else _reprojected(one, crs) for one in found]), crs
-
-
-def _reprojected(found: Footprints, crs: CRS) -> "pa.Table":
-    import pyarrow as pa
-
-    from roofkit.vectors import frame_of
-
-    tables = []
-    for some in portions(len(found.table)):
-        part = found.table.slice(some.start, some.stop - some.start)
-        shapes = frame_of(part, found.crs).to_crs(crs).geometry.to_wkb()
-        tables.append(part.set_column(part.num_columns - 1, "geometry", pa.array(shapes, pa.binary())))
-    return pa.concat_tables(tables)
+    return chain.from_iterable(one.batches(crs) for one in found), crs

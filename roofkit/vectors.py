@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +66,15 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
         pyogrio.write_dataframe(features, part, driver=driver, layer=path.stem, **kind, **_options(driver))
 
 
-def write_table(path: Path, table: "pa.Table", crs: Any, *, key: str, style: str) -> None:
-    """Write polygons that no GeoDataFrame has to hold, as `write_features` does.
+def write_batches(
+    path: Path, batches: "Iterable[pa.RecordBatch]", count: int, crs: Any, *, key: str, style: str
+) -> None:
+    """Write polygons that nobody has to hold all at once, as `write_features` does.
 
     Args:
         path: The file. Its layer has its name.
-        table: What to write; its column "geometry" holds polygons as WKB.
+        batches: What to write, at least one; the column "geometry" holds polygons as WKB.
+        count: How many they are.
         crs: Theirs, in any form that pyproj knows.
         key: The column that tells features apart: in GeoJSON their id.
         style: How QGIS is to draw a GeoPackage of them, as QML.
@@ -78,18 +82,22 @@ def write_table(path: Path, table: "pa.Table", crs: Any, *, key: str, style: str
     Raises:
         SettingsError, OutputError: As for `write_features`.
     """
+    import pyarrow as pa
     import pyproj
 
     from roofkit.ogr import pyogrio
 
-    with _written(path, len(table)) as (part, driver):
+    rest = iter(batches)
+    first = next(rest)
+    reader = pa.RecordBatchReader.from_batches(first.schema, chain([first], rest))
+    with _written(path, count) as (part, driver):
         if driver == "Parquet":
-            _write_parquet(part, frame_of(table, crs))
+            _write_parquet(part, frame_of(reader.read_all(), crs))
             return
         place = pyproj.CRS.from_user_input(crs)
         epsg = place.to_epsg()
         pyogrio.raw.write_arrow(
-            table, part, driver=driver, layer=path.stem, geometry_name="geometry", geometry_type="Polygon",
+            reader, part, driver=driver, layer=path.stem, geometry_name="geometry", geometry_type="Polygon",
             crs=f"EPSG:{epsg}" if epsg else place.to_wkt("WKT1_GDAL"), **_options(driver, key),
         )  # fmt: skip
         if driver == "GPKG":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyarrow as pa
 import pytest
 import rasterio
 import shapely
@@ -39,6 +40,7 @@ GRID = Grid(CRS.from_epsg(32644), Affine(0.5, 0, 735000, 0, -0.5, 2960000), 40, 
 NORTH = Grid(CRS.from_epsg(4326), Affine(0.5 / 55800, 0, 25, 0, -1 / 111412, 60), 40, 60)
 EVERYTHING = PredictArgs(min_area=1, min_hole=1, separate=0.6, simplify=0.6, square=True)
 SCENE = Path("a.tif")
+COUNTS = ("separated", "specks", "unseparated")
 
 
 def shapes(pieces):
@@ -56,8 +58,12 @@ def traced(roof, rows=None, cols=None):
     return list(tracer.pieces())
 
 
+def table_of(found):
+    return pa.Table.from_batches(found.batches(found.crs)).combine_chunks()
+
+
 def features_of(found):
-    return frame_of(found.table, found.crs)
+    return frame_of(table_of(found), found.crs)
 
 
 def rectangle(rows, cols, shape=(40, 60)):
@@ -136,8 +142,9 @@ def test_portions_give_the_roofs_of_the_whole(monkeypatch, tmp_path, options):
     parts = to_footprints(pieces, SCENE, GRID, options)
     assert len(pieces) > 50
     assert max(sizes) == 7
-    assert replace(parts, table=None) == replace(whole, table=None)
-    assert parts.table.equals(whole.table)
+    assert [getattr(parts, name) for name in COUNTS] == [getattr(whole, name) for name in COUNTS]
+    assert table_of(parts).equals(table_of(whole))
+    assert max(len(batch) for batch in parts.batches(parts.crs)) == 7
 
 
 def test_nothing_found_is_written_and_read(tmp_path):
@@ -178,8 +185,8 @@ def test_specks_are_left_out_by_their_square_metres(grid, area):
     pieces = traced(rectangle(np.s_[0:2], np.s_[0:2]))
     kept = to_footprints(pieces, SCENE, grid, PredictArgs(min_area=0.9 * area))
     left_out = to_footprints(pieces, SCENE, grid, PredictArgs(min_area=1.1 * area))
-    assert (len(kept.table), kept.specks) == (1, 0)
-    assert (len(left_out.table), left_out.specks) == (0, 1)
+    assert (len(kept.ids), kept.specks) == (1, 0)
+    assert (len(left_out.ids), left_out.specks) == (0, 1)
 
 
 @pytest.mark.parametrize(("grid", "area"), [(GRID, 1.0), (NORTH, 2.0)])
@@ -198,7 +205,7 @@ def test_a_roof_in_a_filled_hole_is_gone():
     roof[7:12, 7:12] = False
     roof[9, 9] = True
     found = to_footprints(traced(roof), SCENE, GRID, PredictArgs(min_hole=10))
-    assert (len(found.table), found.specks) == (1, 1)
+    assert (len(found.ids), found.specks) == (1, 1)
 
 
 @pytest.mark.parametrize("grid", [GRID, NORTH])
@@ -207,10 +214,10 @@ def test_two_roofs_with_a_neck_come_apart(grid):
     roof[9:11, 15:19] = True
     whole = to_footprints(traced(roof), SCENE, grid, PredictArgs())
     apart = to_footprints(traced(roof), SCENE, grid, PredictArgs(separate=1.2))
-    assert (len(whole.table), whole.separated) == (1, 0)
-    assert (len(apart.table), apart.separated) == (2, 1)
+    assert (len(whole.ids), whole.separated) == (1, 0)
+    assert (len(apart.ids), apart.separated) == (2, 1)
     assert features_of(apart)["area_m2"].sum() == pytest.approx(features_of(whole)["area_m2"][0], abs=0.03)
-    assert apart.table["mean_probability"].to_pylist() == [0.75, 0.75]
+    assert apart.probabilities.tolist() == [0.75, 0.75]
 
 
 def test_a_patch_that_is_too_large_to_take_apart_is_counted(monkeypatch):
@@ -244,7 +251,7 @@ def test_strips_leave_no_seam(town, windows):
     at_once = to_footprints(traced(town), SCENE, GRID, EVERYTHING)
     in_strips = to_footprints(traced(town, *windows), SCENE, GRID, EVERYTHING)
     assert at_once.separated == 2
-    assert in_strips.table.equals(at_once.table)
+    assert table_of(in_strips).equals(table_of(at_once))
 
 
 @settings(max_examples=60, deadline=None)
@@ -272,23 +279,25 @@ def test_scenes_of_two_zones_meet_in_longitude_and_latitude(monkeypatch):
     pieces = traced(np.kron(np.eye(5, dtype=bool), np.ones((4, 4), bool)))
     grids = [replace(GRID, crs=CRS.from_epsg(epsg)) for epsg in (32644, 32645)]
     found = [to_footprints(pieces, Path(f"{grid.crs}.tif"), grid, PredictArgs()) for grid in grids]
-    table, crs = gather(found)
+    batches, crs = gather(found)
+    table = pa.Table.from_batches(batches)
     assert crs.to_epsg() == 4326
     assert table["scene"].to_pylist() == ["EPSG:32644"] * 5 + ["EPSG:32645"] * 5
     both = frame_of(table, crs)
     for one, part in zip(found, (both[:5], both[5:].reset_index(drop=True))):
         assert part.geom_equals(features_of(one).to_crs("EPSG:4326")).all()
-    table, crs = gather(found[:1])
+    batches, crs = gather(found[:1])
     assert crs.to_epsg() == 32644
-    assert table.equals(found[0].table)
+    assert pa.Table.from_batches(batches).equals(table_of(found[0]))
 
 
 def test_no_roofs_is_an_empty_table():
     empty = to_footprints([], SCENE, GRID, EVERYTHING)
     elsewhere = to_footprints([], SCENE, NORTH, EVERYTHING)
     for found in ([empty, empty], [empty, elsewhere]):
-        assert len(gather(found)[0]) == 0
-    assert gather([empty])[0].column_names == ["id", "scene", "area_m2", "mean_probability", "geometry"]
+        batches = list(gather(found)[0])
+        assert [len(batch) for batch in batches] == [0, 0]
+        assert batches[0].schema.names == ["id", "scene", "area_m2", "mean_probability", "geometry"]
 
 
 def test_real_roofs_keep_their_place_and_get_few_corners():

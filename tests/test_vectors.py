@@ -18,7 +18,7 @@ import shapely
 from roofkit.display import footprint_style
 from roofkit.errors import OutputError, SettingsError
 from roofkit.label_files import open_label_file
-from roofkit.vectors import safe_names, write_features, write_table
+from roofkit.vectors import safe_names, write_batches, write_features
 
 
 @pytest.fixture
@@ -27,18 +27,14 @@ def features():
     return gpd.GeoDataFrame({"material": ["metal", "tile"]}, geometry=boxes, crs="EPSG:32644")
 
 
-def table_of(features):
-    """What `write_table` takes, in two chunks as tables of several scenes have them."""
+def write_in_batches(path, features):
     columns = {name: features[name].tolist() for name in features.columns.drop("geometry")}
     table = pa.table({**columns, "geometry": pa.array(features.geometry.to_wkb(), pa.binary())})
-    return pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    batches = (table.slice(row, 1).to_batches()[0] for row in range(len(table)))
+    write_batches(path, batches, len(table), features.crs, key="material", style=footprint_style())
 
 
-def write_as_table(path, features):
-    write_table(path, table_of(features), features.crs, key="material", style=footprint_style())
-
-
-@pytest.mark.parametrize("write", [write_features, write_as_table])
+@pytest.mark.parametrize("write", [write_features, write_in_batches])
 @pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.fgb", "a.parquet"])
 def test_round_trip_and_equal_bytes(features, tmp_path, name, write):
     for folder in ("one", "two"):
@@ -46,7 +42,7 @@ def test_round_trip_and_equal_bytes(features, tmp_path, name, write):
     path = tmp_path / "one" / name
     assert path.read_bytes() == (tmp_path / "two" / name).read_bytes()
     found = gpd.read_parquet(path) if name.endswith("parquet") else gpd.read_file(path, layer="a")
-    materials = found["id" if write == write_as_table and name == "a.geojson" else "material"]
+    materials = found["id" if write == write_in_batches and name == "a.geojson" else "material"]
     assert sorted(materials) == ["metal", "tile"]
     assert found.to_crs("EPSG:32644").area.sum() == pytest.approx(100, rel=1e-3)  # GeoJSON keeps centimetres
     assert [p.name for p in path.parent.iterdir()] == [name]
@@ -54,7 +50,7 @@ def test_round_trip_and_equal_bytes(features, tmp_path, name, write):
 
 @pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.fgb", "a.parquet"])
 def test_both_ways_write_the_same_features(features, tmp_path, name):
-    for folder, write in (("a", write_features), ("b", write_as_table)):
+    for folder, write in (("a", write_features), ("b", write_in_batches)):
         write(tmp_path / folder / name, features)
     if name == "a.geojson":
         one, other = (json.loads((tmp_path / folder / name).read_text()) for folder in "ab")
@@ -66,7 +62,7 @@ def test_both_ways_write_the_same_features(features, tmp_path, name):
     assert one.crs == other.crs
 
 
-WRITERS = [(write_features, pyogrio, "write_dataframe"), (write_as_table, pyogrio.raw, "write_arrow")]
+WRITERS = [(write_features, pyogrio, "write_dataframe"), (write_in_batches, pyogrio.raw, "write_arrow")]
 
 
 @pytest.mark.parametrize(("write", "module", "name"), WRITERS)
@@ -86,7 +82,7 @@ def test_gdal_makes_no_index_beside_the_file(write, module, name, features, tmp_
 
 def test_qgis_finds_its_style_in_a_geopackage(features, tmp_path):
     for folder in ("one", "two"):
-        write_as_table(tmp_path / folder / "roofs.gpkg", features)
+        write_in_batches(tmp_path / folder / "roofs.gpkg", features)
     path = tmp_path / "one" / "roofs.gpkg"
     assert path.read_bytes() == (tmp_path / "two" / "roofs.gpkg").read_bytes()
     assert pyogrio.list_layers(path).tolist() == [["roofs", "Polygon"], ["layer_styles", None]]
@@ -109,7 +105,7 @@ def test_qgis_finds_its_style_in_a_geopackage(features, tmp_path):
 def test_geojson_as_rfc_7946_has_it(features, tmp_path):
     clockwise = features.set_geometry(features.geometry.reverse())
     for folder, table in (("a", features), ("b", clockwise)):
-        write_as_table(tmp_path / folder / "x.geojson", table)
+        write_in_batches(tmp_path / folder / "x.geojson", table)
         document = json.loads((tmp_path / folder / "x.geojson").read_text())
         assert "crs" not in document
         assert [feature["id"] for feature in document["features"]] == ["metal", "tile"]
