@@ -6,8 +6,7 @@ memory   Scenes of --sides pixels a side, sparse: a few per mille of their block
          every process that it starts is looked at every 50 ms. The largest one is to stay under 600 MB; for predict,
          what a process needs that loads the model and does nothing else is taken off. The line is flat when the largest
          scene takes at most 10 % more than the one before it; narrow scenes leave caches of 64 MB unfilled.
-polygons Mask of the chips of the smallest of these scenes, with --polygons small polygons in the GeoPackage: the same
-         limits.
+polygons Mask of the chips of the smallest of these scenes, with --polygons small polygons in its file: under 600 MB.
 growth   Dense scenes of --dense, 2 and 4 times as many pixels a side: processor seconds and seconds for each million
          pixels, the medians of --rounds, with --workers 1, since worker processes start only where they pay. What a
          scene of 64 pixels takes is taken off as start-up. No scene is to take 10 % more for a pixel than the smallest.
@@ -408,7 +407,6 @@ class Bench:
         largest, seconds = (tuple(cost[name] for cost in found) for name in ("largest_mb", "seconds"))
         return [
             Row("polygons", "mask", "MB, largest process", at, largest, max(largest), LIMIT_MB),
-            Row("polygons", "mask", "largest process, the last two", at, largest, rise(largest[-2:]), FLAT),
             Row("polygons", "mask", "s", at, seconds, max(seconds)),
         ]
 

@@ -18,7 +18,8 @@ from rich.table import Table
 from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 
-from sources.sample import BANDS, Town, make_town
+from sources.sample import Town, make_town
+from sources.synthetic import BANDS
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

@@ -37,6 +37,7 @@ from roofkit.errors import MissingInputError, OutputError, RoofError
 from roofkit.ledger import input_digests
 from roofkit.paths import Paths, find_labels, holds_files
 from roofkit.raster import DRIVERS, open_raster
+from roofkit.sidecars import has_files_beside
 
 SUFFIX = ".html"
 EVIDENCE = ("scenes", "val_frames", "predictions", "history", "metrics", "histograms")
@@ -108,7 +109,7 @@ def bytes_of(path: Path) -> str:
 
 def files_beside(path: Path) -> Sequence[Path]:
     """The files that say of a raster what it does not say itself; none of what is no raster."""
-    if path.suffix.lower().lstrip(".") not in DRIVERS:
+    if path.suffix.lower().lstrip(".") not in DRIVERS or not has_files_beside(path):
         return ()
     try:
         with open_raster(path) as src:

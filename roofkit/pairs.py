@@ -128,18 +128,21 @@ def check_grid(path: Path, like: Path) -> None:
     Raises:
         MismatchError: They lie on different grids.
     """
-    with open_raster(path) as src:
-        grid = grid_of(src)
-    with open_raster(like) as src:
-        wanted = grid_of(src)
+    with open_raster(path) as src, open_raster(like) as other:
+        check_grids(src, like=other)
+
+
+def check_grids(src: DatasetReader, like: DatasetReader) -> None:
+    """`check_grid` of open rasters."""
+    grid, wanted = grid_of(src), grid_of(like)
     known = grid
     if grid.crs is None or wanted.crs is None:
         known = replace(known, crs=wanted.crs)
     if Affine.identity() in (grid.transform, wanted.transform):
         known = replace(known, transform=wanted.transform)
     if not known.matches(wanted):
-        found = f"on another grid ({_words(grid)}) than {like} ({_words(wanted)})"
-        raise MismatchError(path, found, "equal size, CRS and transform", "Make both from the same image.")
+        found = f"on another grid ({_words(grid)}) than {name_of(like)} ({_words(wanted)})"
+        raise MismatchError(name_of(src), found, "equal size, CRS and transform", "Make both from the same image.")
 
 
 def find_pairs(frames: Path, masks: Path, extension: str = "tif") -> list[Pair]:

@@ -53,6 +53,12 @@ class Sidecars:
         return ElementTree.tostring(root)
 
 
+def has_files_beside(path: Path) -> bool:
+    """Whether anything lies beside a raster that might say something of it."""
+    names = [path.name + AUXILIARY, path.name + MASK, path.name + MASK.upper(), *_world_names(path)]
+    return any(path.with_name(name).is_file() for name in names)
+
+
 def read_sidecars(path: Path, *, place: bool, transform: bool, validity: bool) -> Sidecars:
     """What files beside a raster say of what it does not say itself.
 

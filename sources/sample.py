@@ -24,10 +24,8 @@ from scipy import ndimage
 from shapely import affinity, contains_xy, union_all
 from shapely.geometry import LineString, MultiPoint, Polygon, box
 
-BANDS = ("red", "green", "blue", "nir")
-GSD = 0.5
-CRS = "EPSG:32644"
-ORIGIN = (735_300.0, 2_962_300.0)  # upper-left corner in UTM zone 44 N: 26.76 N, 83.37 E
+from sources.synthetic import EPSG, GSD, ORIGIN
+
 MAX_VALUE = 2047  # 11 bits, as the common half-metre satellites deliver
 
 Floats = NDArray[np.float32]
@@ -673,4 +671,4 @@ def _table(roofs: list[_Roof], strip: Polygon, transform: Affine) -> gpd.GeoData
     """The roofs that the strip shows, in map coordinates."""
     seen = [roof for roof in roofs if roof.shape.intersects(strip)]
     shapes = [affinity.affine_transform(roof.shape, transform.to_shapely()) for roof in seen]
-    return gpd.GeoDataFrame({"material": [roof.material for roof in seen]}, geometry=shapes, crs=CRS)
+    return gpd.GeoDataFrame({"material": [roof.material for roof in seen]}, geometry=shapes, crs=EPSG)

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from sources.sample import Town
 
 
+BANDS = ("red", "green", "blue", "nir")
+GSD = 0.5
+EPSG = "EPSG:32644"
+ORIGIN = (735_300.0, 2_962_300.0)  # upper-left corner in UTM zone 44 N: 26.76 N, 83.37 E
+
+
 class SampleTown(Source):
     """The made-up town of `download_args.seed` and `size`."""
 
@@ -32,16 +38,14 @@ class SampleTown(Source):
 
     def plan(self) -> list[Scene]:
         """Four adjoining scenes; 0 is their nodata value."""
-        from sources import sample
-
         half = self.settings.size // 2
-        origin = Affine(sample.GSD, 0, sample.ORIGIN[0], 0, -sample.GSD, sample.ORIGIN[1])
+        origin = Affine(GSD, 0, ORIGIN[0], 0, -GSD, ORIGIN[1])
         scenes = []
         for row, col in quarters(self.settings.size):
-            grid = Grid(CRS.from_string(sample.CRS), origin @ Affine.translation(col, row), half, half)
+            grid = Grid(CRS.from_string(EPSG), origin @ Affine.translation(col, row), half, half)
             side = -(-half // BLOCK) * BLOCK
             scenes.append(Scene(
-                scene_name(row, col), grid, sample.BANDS, "uint16", {"seed": self.settings.seed, "town": 1},
+                scene_name(row, col), grid, BANDS, "uint16", {"seed": self.settings.seed, "town": 1},
                 side=side, nodata=0, rgb=True, detail=(row, col),
             ))  # fmt: skip
         return scenes

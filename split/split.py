@@ -50,7 +50,7 @@ from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, leave, progress, run_stage
 from roofkit.errors import BadInputError, OutputError, SettingsError
 from roofkit.ledger import digest, input_digest
-from roofkit.pairs import check_grid, mask_files, pair_rasters, place_of, read_mask
+from roofkit.pairs import check_grids, mask_files, pair_rasters, place_of, read_mask
 from roofkit.paths import Paths
 from roofkit.raster import Grid, Valid, check_apart, grid_of, open_raster, raster_files, read_pixels
 from roofkit.settings import SplitArgs
@@ -229,11 +229,10 @@ def measure(pair: Pair) -> Measured:
         BadInputError: The mask is none, or a file is broken.
     """
     digests = input_digest(pair.frame), input_digest(pair.mask)
-    check_grid(pair.mask, like=pair.frame)
-    with open_raster(pair.mask) as src:
-        roof, labelled = read_mask(src)
-    with open_raster(pair.frame) as src:
-        grid, valid = grid_of(src), read_pixels(src)[1]
+    with open_raster(pair.mask) as mask, open_raster(pair.frame) as frame:
+        check_grids(mask, like=frame)
+        roof, labelled = read_mask(mask)
+        grid, valid = grid_of(frame), read_pixels(frame)[1]
     return Measured(pair, grid, *count_pixels(roof, labelled & valid), digests)
 
 

@@ -18,7 +18,8 @@ from rasterio.transform import array_bounds
 from scipy import ndimage
 from shapely.geometry import box
 
-from sources.sample import BANDS, CRS, GSD, MATERIALS, Town, make_town
+from sources.sample import MATERIALS, Town, make_town
+from sources.synthetic import BANDS, EPSG, GSD
 
 SIZE = 1024
 ROOT = Path(__file__).parent.parent
@@ -97,13 +98,13 @@ def test_a_slanted_corner_is_not_valid(town: Town) -> None:
 
 def test_the_town_lies_near_gorakhpur_at_half_a_metre(town: Town) -> None:
     assert (town.transform.a, town.transform.e) == (GSD, -GSD) == (0.5, -0.5)
-    longitude, latitude = Transformer.from_crs(CRS, 4326, always_xy=True).transform(town.transform.c, town.transform.f)
+    longitude, latitude = Transformer.from_crs(EPSG, 4326, always_xy=True).transform(town.transform.c, town.transform.f)
     assert (longitude, latitude) == pytest.approx((83.37, 26.76), abs=0.01)
 
 
 def test_roofs_are_valid_polygons_of_known_materials_inside_the_scene(town: Town) -> None:
     assert isinstance(town.roofs, gpd.GeoDataFrame)
-    assert town.roofs.crs == CRS == "EPSG:32644"
+    assert town.roofs.crs == EPSG == "EPSG:32644"
     assert set(town.roofs["material"]) == set(MATERIALS) == {"metal", "concrete", "tile", "thatch"}
     assert (town.roofs.geom_type == "Polygon").all()
     assert town.roofs.is_valid.all()
