@@ -333,15 +333,18 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.7 * len(results) + 1.4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(xscale="log", xlabel="times as fast as the peer (median; the line: what is asked)")
     for row, found in enumerate(results):
-        axes.barh(row, found["ratio"], color="#0072b2", height=0.6)
+        axes.barh(row, found["ratio"] - 1, left=1, color="#0072b2", height=0.6)
         axes.plot([found["asked"]] * 2, [row - 0.4, row + 0.4], color="#d55e00", linewidth=2)
-        axes.annotate(f" {found['ratio']:.1f}", (found["ratio"], row), va="center", fontsize=10)
-    axes.set_yticks(range(len(results)), [f"{found['stage']}\nbeside {found['rival']}" for found in results])
+        axes.annotate(f" {found['ratio']:.1f}", (max(found["ratio"], found["asked"]), row), va="center", fontsize=10)
+    names = [f"{found['stage']}, {found['work']}\nbeside {found['rival']}" for found in results]
+    axes.set_yticks(range(len(results)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("times as fast as the peer (median; the line: what is asked)")
+    ticks = [1, 1.5, 2, 3, 5, 10, 15, 20]
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.minorticks_off()
+    axes.set_xlim(1, max(ticks[-1], *(found["ratio"] * 1.2 for found in results)))
     figure.savefig(path)
 
 
