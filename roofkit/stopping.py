@@ -60,6 +60,10 @@ def stopping(patience: float = PATIENCE) -> Iterator[None]:
     try:
         with _watched(patience):
             yield
+    except Exception as error:
+        if _asked_to_stop:  # a library in whose middle the signal came may raise what it likes: TensorFlow, SystemError
+            raise _asked_to_stop[0] from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

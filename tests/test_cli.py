@@ -264,6 +264,20 @@ def test_a_signal_waits_for_what_must_not_be_cut_short(number, kind):
         pass
 
 
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_what_a_library_makes_of_a_signal_is_still_that_signal(number, kind):
+    def library():
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            raise SystemError("bad argument to internal function") from None
+
+    with pytest.raises(kind), stopping():
+        library()
+    with pytest.raises(SystemError), stopping():
+        raise SystemError  # without a signal
+
+
 def test_other_threads_defer_nothing():
     entered, left = threading.Event(), threading.Event()
 
