@@ -150,7 +150,7 @@ def join(pieces: list[Piece]) -> list[Piece]:
     return [group[0].merged(group[1:], merged[index]) for index, group in groups.items()]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Footprints:
     """The roofs of one scene, and how they were found.
 
