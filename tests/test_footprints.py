@@ -97,6 +97,7 @@ def test_windows_give_the_roofs_of_the_whole(roof, rows, cols):
             height, width = roof[part].shape
             tracer.add(roof[part], probability[part], Window(col, row, width, height))
     assert shapes(tracer.pieces()) == shapes(trace(roof, probability))
+    assert (tracer.whole, tracer.cut) == ([], [])  # nobody holds a piece twice
 
 
 def test_features_are_on_the_ground_with_area_and_probability():
