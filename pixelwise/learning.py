@@ -18,7 +18,7 @@ from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, progress, say
 from roofkit.ledger import input_digest
 from roofkit.model_card import About, Array, card_keys, frame_scores, write_cards
-from roofkit.pairs import Pair, find_pairs
+from roofkit.pairs import Pair, check_pairs, named_pairs
 from roofkit.raster import open_raster, raster_digest
 from roofkit.settings import Block
 
@@ -101,13 +101,15 @@ def learn(
     """
     check_suffix(model_path)
     paths, extension = run.paths, run.settings.extension_args.extension
-    training = find_pairs(paths.train_frames, paths.train_masks, extension)
-    validation = find_pairs(paths.val_frames, paths.val_masks, extension)
+    training = named_pairs(paths.train_frames, paths.train_masks, extension)
+    validation = named_pairs(paths.val_frames, paths.val_masks, extension)
     made_from = [[p.frame.name, raster_digest(p.frame), input_digest(p.mask)] for p in (*training, *validation)]
     key = fingerprint(f"{kind} 2", settings, run.settings.pixel_args, len(training), made_from)
     name, picture = model_path.name, model_path.with_suffix(".png")
     cards = card_keys(model_path, key, run)
     with Outputs(model_path.parent, kind, name=name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
+        if not outputs.is_finished(name, key):
+            check_pairs([*training, *validation])
         todo = outputs.plan({name: key, **({picture.name: key} if charted else {}), **cards})
         missing = {card: own for card, own in cards.items() if card in todo}
         kept = not set(todo) - set(cards)

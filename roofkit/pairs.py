@@ -145,16 +145,26 @@ def check_grids(src: DatasetReader, like: DatasetReader) -> None:
         raise MismatchError(name_of(src), found, "equal size, CRS and transform", "Make both from the same image.")
 
 
-def find_pairs(frames: Path, masks: Path, extension: str = "tif") -> list[Pair]:
-    """Frames and masks that have the same name but for the suffix, sorted naturally, their grids checked.
+def named_pairs(frames: Path, masks: Path, extension: str = "tif") -> list[Pair]:
+    """Frames and masks that have the same name but for the suffix, sorted naturally. None is opened.
 
     Raises:
         MissingInputError: A folder is absent or empty, or a frame or mask has no partner.
-        MismatchError: Two files of a folder have one name, or a mask has another grid than its frame.
+        MismatchError: Two files of a folder have one name.
     """
-    pairs = [Pair(*pair) for pair in pair_rasters(raster_files(frames, extension), mask_files(masks))]
+    return [Pair(*pair) for pair in pair_rasters(raster_files(frames, extension), mask_files(masks))]
+
+
+def check_pairs(pairs: Iterable[Pair]) -> None:
+    """Raise MismatchError where a mask does not lie on the grid of its frame; see `check_grid`."""
     for pair in pairs:
         check_grid(pair.mask, like=pair.frame)
+
+
+def find_pairs(frames: Path, masks: Path, extension: str = "tif") -> list[Pair]:
+    """`named_pairs`, looked at by `check_pairs`, and raising what they raise."""
+    pairs = named_pairs(frames, masks, extension)
+    check_pairs(pairs)
     return pairs
 
 

@@ -31,12 +31,12 @@ from roofkit.artifacts import committed, fingerprint
 from roofkit.errors import BadInputError, MissingInputError, OutputError, reason
 from roofkit.heeded import are_heeded
 from roofkit.hush import hushed
-from roofkit.ledger import input_digests, input_fact
+from roofkit.ledger import input_digest, input_digests, input_fact
 from roofkit.memory import free_memory
 from roofkit.overviews import Pyramid, packed_halves
 from roofkit.paths import check_name
 from roofkit.settings import RasterArgs
-from roofkit.sidecars import Sidecars, box, read_sidecars
+from roofkit.sidecars import Sidecars, box, has_files_beside, read_sidecars
 from roofkit.tiff import BlockFile, CogFile, block_sizes, blocks_of, deflated, deflated_bits
 
 DRIVERS = {"tif": "GTiff", "tiff": "GTiff", "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG"}
@@ -437,6 +437,8 @@ def raster_digest(path: Path | Address) -> str:
         from roofkit.remote import address_digest
 
         return address_digest(path)
+    if path.is_file() and not (are_heeded() and has_files_beside(path)):
+        return fingerprint(input_digest(path))  # which needs no opening
     with open_raster(path) as src:
         return digest_of(path, src)
 

@@ -49,10 +49,10 @@ from rasterio.warp import transform as transform_points
 from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, leave, progress, run_stage
 from roofkit.errors import BadInputError, OutputError, SettingsError
-from roofkit.ledger import digest, input_digest
+from roofkit.ledger import digest, input_digests
 from roofkit.pairs import check_grids, mask_files, pair_rasters, place_of, read_mask
 from roofkit.paths import Paths
-from roofkit.raster import Grid, Valid, check_apart, grid_of, open_raster, raster_files, read_pixels
+from roofkit.raster import Grid, Valid, check_apart, grid_of, open_raster, raster_digest, raster_files, read_pixels
 from roofkit.settings import SplitArgs
 from roofkit.workers import map_items
 
@@ -106,8 +106,8 @@ class Measured:
     roof: int
     box: tuple[int, int, int, int]
     """Around the valid pixels: first row, end row, first column, end column."""
-    digests: tuple[str, str]
-    """SHA-256 of frame and mask."""
+    digests: tuple[list[str], list[str]]
+    """SHA-256 of frame and mask, each followed by those of what beside it counts."""
 
     @property
     def pixels(self) -> int:
@@ -228,8 +228,10 @@ def measure(pair: Pair) -> Measured:
         MismatchError: Frame and mask lie on different grids.
         BadInputError: The mask is none, or a file is broken.
     """
-    digests = input_digest(pair.frame), input_digest(pair.mask)
+    digests = input_digests([pair.frame]), input_digests([pair.mask])
     with open_raster(pair.mask) as mask, open_raster(pair.frame) as frame:
+        for found, raster in zip(digests, (frame, mask)):
+            found += input_digests(raster.beside)
         check_grids(mask, like=frame)
         roof, labelled = read_mask(mask)
         grid, valid = grid_of(frame), read_pixels(frame)[1]
@@ -349,6 +351,9 @@ def split_chips(frames: Path, masks: Path, layout: Layout, *, settings: SplitArg
     files = raster_files(frames, run.settings.extension_args.extension), mask_files(masks)
     check_apart([*files[0], *files[1]], *(layout.folder / name for name in layout.names.values()))
     pairs = pair_up(*files)
+    report = finished(pairs, layout, settings, run)
+    if report:
+        return report
     with closing(map_items(measure, pairs, workers=workers_for(pairs, run))) as done:
         chips = list(progress(done, len(pairs), "split: measure", quiet=run.quiet))
     if not any(chip.roof for chip in chips):
@@ -361,8 +366,33 @@ def split_chips(frames: Path, masks: Path, layout: Layout, *, settings: SplitArg
     chosen = assign(*([column[i] for i in measured] for column in (chips, grounds, groups[settings.by])), settings)
     side_of = dict(zip(measured, chosen))
     sides = [side_of.get(i, LEFT_OUT) for i in range(len(chips))]
-    made, kept = write_split(chips, sides, blocks, layout, run)
-    return report_of(chips, sides, layout.folder, made=made, kept=kept)
+    digests = [(fingerprint(*frame), fingerprint(*mask)) for frame, mask in (chip.digests for chip in chips)]
+    facts = facts_of(chips, sides)
+    made, kept = write_split(chips, sides, blocks, layout, key_of_all(pairs, digests, layout, settings), facts, run)
+    return SplitReport(str(layout.folder), **facts, files_made=made, files_kept=kept)
+
+
+def finished(pairs: Sequence[Pair], layout: Layout, settings: SplitArgs, run: Run) -> SplitReport | None:
+    """The report of an earlier run that made all this, if nothing has changed since: only hashes are compared."""
+    if not layout.folder.is_dir():
+        return None
+    with Outputs(layout.folder, "split", overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
+        if not outputs.may_be_whole:
+            return None
+        digests = [(raster_digest(pair.frame), raster_digest(pair.mask)) for pair in pairs]
+        key = key_of_all(pairs, digests, layout, settings)
+        facts = outputs.whole(key)
+        if facts is None:
+            return None
+        refuse_strangers(outputs, set(outputs.names()), layout)
+        outputs.finish(key, facts)
+        return SplitReport(str(layout.folder), **facts, files_made=0, files_kept=len(outputs.names()))
+
+
+def key_of_all(pairs: Sequence[Pair], digests: Sequence[tuple[str, str]], layout: Layout, settings: SplitArgs) -> str:
+    """What a whole split is made from; `digests` are as `raster_digest` gives them of each frame and mask."""
+    made_from = [(pair.frame.name, pair.mask.name, *two) for pair, two in zip(pairs, digests)]
+    return fingerprint("split", layout.names, settings, made_from)
 
 
 def workers_for(items: Sequence[Any], run: Run) -> int | None:
@@ -382,9 +412,18 @@ def numbered(sides: Sequence[str]) -> list[str]:
 
 
 def write_split(
-    chips: Sequence[Measured], sides: Sequence[str], blocks: Sequence[str], layout: Layout, run: Run
+    chips: Sequence[Measured],
+    sides: Sequence[str],
+    blocks: Sequence[str],
+    layout: Layout,
+    key: str,
+    facts: dict[str, Any],
+    run: Run,
 ) -> tuple[int, int]:
-    """Write the frames, the masks and, last, split.csv; how many files were made and kept."""
+    """Write the frames, the masks and, last, split.csv; how many files were made and kept.
+
+    `key` and `facts` are of all of them together.
+    """
     frame_names = numbered(sides)
     table = csv_text(chips, sides, blocks, frame_names)
     chosen = [row for row in zip(chips, sides, frame_names) if row[2]]
@@ -402,16 +441,16 @@ def write_split(
             with committed(layout.folder / layout.names["split"]) as part:
                 part.write_text(table, encoding="utf-8")
             outputs.record(layout.names["split"], keys[layout.names["split"]])
-        outputs.finish()
+        outputs.finish(key, facts)
     return len(todo), len(keys) - len(todo)
 
 
 def copies_of(chip: Measured, side: str, name: str, layout: Layout) -> list[Copy]:
     """The two files that a chosen chip becomes."""
     found = []
-    for kind, source, sha256 in zip(("frames", "masks"), (chip.pair.frame, chip.pair.mask), chip.digests):
+    for kind, source, digests in zip(("frames", "masks"), (chip.pair.frame, chip.pair.mask), chip.digests):
         target = f"{layout.names[f'{side}_{kind}']}/{name}{source.suffix.lower()}"
-        found.append(Copy(source, layout.folder / target, target, sha256))
+        found.append(Copy(source, layout.folder / target, target, digests[0]))
     return found
 
 
@@ -450,22 +489,19 @@ def csv_text(chips: Sequence[Measured], sides: Sequence[str], blocks: Sequence[s
     return text.getvalue()
 
 
-def report_of(chips: Sequence[Measured], sides: Sequence[str], dst: Path, *, made: int, kept: int) -> SplitReport:
-    """The report, from the chips and their sides."""
+def facts_of(chips: Sequence[Measured], sides: Sequence[str]) -> dict[str, Any]:
+    """What the report says of the chips and their sides."""
     sums = {
         side: np.array([(1, c.pixels, c.valid, c.roof) for c, other in zip(chips, sides) if other == side]).sum(axis=0)
         for side in (TRAIN, VAL)
     }
     empty = sum(chip.valid == 0 for chip in chips)
     (train, val) = ([int(value) for value in sums[side]] for side in (TRAIN, VAL))
-    return SplitReport(
-        wrote=str(dst),
+    return dict(
         train_frames=train[0],
         val_frames=val[0],
         left_out=sum(side == LEFT_OUT for side in sides) - empty,
         without_valid_pixel=empty,
-        files_made=made,
-        files_kept=kept,
         val_share=val[2] / (train[2] + val[2]),
         train_roof_fraction=train[3] / train[2],
         val_roof_fraction=val[3] / val[2],

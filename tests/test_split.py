@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagery import TRANSFORM, real
 
+import split.split as split_stage
 from chip.chip import main as chip
 from mask.mask import main as mask
 from roofkit.errors import MismatchError, MissingInputError, SettingsError
@@ -20,11 +21,14 @@ from roofkit.settings import check_settings
 from split.split import (
     COLUMNS,
     Ground,
+    Measured,
+    Pair,
     choose,
     count_pixels,
     lattice,
     layout_of,
     main,
+    measure,
     numbered,
     pair_up,
     sharing_ground,
@@ -366,6 +370,41 @@ def test_a_rerun_keeps_and_another_split_replaces(town, capsys):
     )
 
 
+def test_without_a_change_no_chip_is_read(town, capsys, monkeypatch):
+    folder = town(size=16)
+    arguments = (folder / "chips", folder / "masks", folder / "out")
+
+    def report(*options: object) -> dict[str, object]:
+        assert run(*arguments, "--json", *options) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    measured: list[Pair] = []
+
+    def watched(pair: Pair) -> Measured:
+        measured.append(pair)
+        return measure(pair)
+
+    monkeypatch.setattr(split_stage, "measure", watched)
+    first = report()
+    assert len(measured) == 16
+    of_run = {"files_made": 0, "files_kept": 33} | dict.fromkeys(("seconds", "resources"))
+    assert report() | of_run == first | of_run
+    stranger = folder / "out" / "val_frames" / "mine.tif"
+    stranger.write_bytes(b"mine")
+    assert "mine.tif: a file that split did not write" in failure(capsys, *arguments)
+    stranger.unlink()
+    assert len(measured) == 16
+    (folder / "out" / "train_masks" / "train_0.tif").unlink()
+    assert report()["files_made"] == 1
+    with rasterio.open(next((folder / "masks").iterdir()), "r+") as mask:
+        mask.write(255 - mask.read())
+    roofs = ("train_roof_fraction", "val_roof_fraction")
+    assert [report()[name] for name in roofs] != [first[name] for name in roofs]
+    report("--seed", 5)
+    report("--seed", 5)
+    assert len(measured) == 64
+
+
 def test_files_of_others_are_refused(town, capsys):
     folder = town(size=16)
     arguments = (folder / "chips", folder / "masks", folder / "out")
@@ -384,7 +423,7 @@ def test_what_an_interrupted_run_left_is_replaced(town):
     arguments = (folder / "chips", folder / "masks", folder / "out")
     assert run(*arguments) == 0
     ledger = folder / "out" / ".split.ledger.jsonl"
-    names = [json.loads(line)["name"] for line in ledger.read_text().splitlines()]
+    names = [line["name"] for line in map(json.loads, ledger.read_text().splitlines()) if "name" in line]
     ledger.write_text(json.dumps({"planned": names}) + "\n")  # killed before any file was recorded
     assert run(*arguments, "--val-fraction", 0.6) == 0
     counts = {side: sum(row["split"] == side for row in rows_of(folder / "out")) for side in ("train", "val")}

@@ -49,6 +49,7 @@ from roofkit.cli import Run, leave, run_stage, say
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, OutputError, SettingsError
 from roofkit.ledger import input_digest
 from roofkit.model_card import About, card_keys, write_cards
+from roofkit.pairs import check_pairs, named_pairs
 from roofkit.raster import band_names, open_raster, raster_digest
 from roofkit.settings import LoadDatasetArgs, TrainingArgs
 from unet.backend import reuse_memory, start_keras
@@ -239,13 +240,11 @@ class Training:
     """One training run: the data, and the networks that learn from it."""
 
     def __init__(self, settings: TrainSettings, run: Run) -> None:
-        from roofkit.pairs import find_pairs
-
         self.settings, self.paths, self.quiet = settings, run.paths, run.quiet
         self.sample, self.evaluation = run.settings.doctor_args.sample, run.settings.evaluate_args
         paths = run.paths
-        self.train_pairs = find_pairs(paths.train_frames, paths.train_masks, settings.extension)
-        self.val_pairs = find_pairs(paths.val_frames, paths.val_masks, settings.extension)
+        self.train_pairs = named_pairs(paths.train_frames, paths.train_masks, settings.extension)
+        self.val_pairs = named_pairs(paths.val_frames, paths.val_masks, settings.extension)
 
     def made_from(self) -> dict[str, Any]:
         """Settings and hashes that decide the result."""
@@ -433,6 +432,8 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
         ending = [settings.training.epochs, settings.training.early_stopping]
         key = fingerprint("train", decisive, ending)
         _check_history(run.paths.history, run.overwrite)
+        if not outputs.is_finished(name, key):
+            check_pairs([*training.train_pairs, *training.val_pairs])
         cards = card_keys(model_path, key, run)
         todo = outputs.plan({name: key, **cards})
         missing = {card: own for card, own in cards.items() if card in todo}
