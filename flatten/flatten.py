@@ -457,6 +457,18 @@ def _transformer(crs: str) -> Any:
     return once(("degrees", crs), lambda: pyproj.Transformer.from_crs(crs, DEGREES, always_xy=True))
 
 
+def _text(numbers: NDArray[Any], before: str, after: str) -> Any:
+    """Numbers as text (a polars.Series) between two others; integers of a narrow range from a list of them all."""
+    import polars as pl
+
+    if numbers.dtype.kind in "iu":
+        low, high = int(numbers.min()), int(numbers.max())
+        if 4 * (high - low) < len(numbers):
+            every = pl.Series([f"{before}{number}{after}" for number in range(low, high + 1)])
+            return every.gather(numbers.astype(np.int64) - low)
+    return pl.select(pl.concat_str(pl.lit(before), pl.lit(pl.Series(numbers)), pl.lit(after))).to_series()
+
+
 class _Csv:
     """A table as lines of text."""
 
@@ -470,10 +482,11 @@ class _Csv:
 
         latitude, longitude, rows, cols, values = _located(taken, dtype)
         degrees = {"latitude": np.round(latitude, CSV_DECIMALS), "longitude": np.round(longitude, CSV_DECIMALS)}
-        table = pl.DataFrame({**degrees, "row": rows, "pixel": cols} | {str(i): v for i, v in enumerate(values, 1)})
-        pixel = pl.concat_str(table.columns[:4], separator=",").alias("pixel")
-        parts = [(pl.col("pixel"), pl.lit(f",{band},"), pl.col(band), pl.lit("\n")) for band in table.columns[4:]]
-        text = table.lazy().with_columns(pixel).select(lines=pl.concat_str(chain.from_iterable(parts))).collect()
+        bands = {str(i): _text(band, f",{i},", "\n") for i, band in enumerate(values, 1)}
+        table = pl.DataFrame({**degrees, "row": _text(rows, ",", ","), "col": _text(cols, "", ""), **bands})
+        pixel = pl.concat_str("latitude", pl.lit(","), "longitude", "row", "col")
+        lines = pl.concat_str(chain.from_iterable(("pixel", band) for band in bands))
+        text = table.lazy().with_columns(pixel=pixel).select(lines=lines).collect()
         lines = text["lines"].rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
         return lines.buffers()[2]  # of all strings, one after the other
 

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 STEPS = 65_536
 SIDE = 2048  # pixels a side of one read
 TASK_PIXELS = 2**23  # pixels of one task; the sums of floats depend on it, so it does not depend on the machine
+AT_ONCE = 2**18  # pixels that are counted together
 FEW_PIXELS = 2**24  # below, starting worker processes takes longer than the work
 SPIKE_SHARE, SPIKE_STEPS = 0.001, 16
 FEW_BARS = 8
@@ -107,6 +108,8 @@ class Source:
     units: str
     pixels: int
     counts: "polars.DataFrame | None" = None
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Rows and columns of each raster."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +283,7 @@ def _key(source: Source, digests: Sequence[str], settings: SummarizeArgs) -> str
 def _raster_source(src: Path, extension: str) -> tuple[Source, list[str]]:
     """The rasters of `src`, checked to be alike, and the digest of each."""
     paths = raster_files(src, extension)
-    pixels, digests = 0, []
+    sizes, digests = [], []
     for path in paths:
         with open_raster(path) as raster:
             kind = (len(data_bands(raster)), raster.dtypes[0])
@@ -290,10 +293,12 @@ def _raster_source(src: Path, extension: str) -> tuple[Source, list[str]]:
                 found = f"{kind[0]} bands of {kind[1]}, where {paths[0]} has {first[0]} of {first[1]}"
                 advice = "Summarize each kind on its own."
                 raise MismatchError(path, found, "files with the same bands and dtype", advice)
-            pixels += raster.width * raster.height
+            sizes.append((raster.height, raster.width))
             digests.append(digest_of(path, raster))
     numbers = tuple(range(1, first[0] + 1))
-    return Source(src.name, tuple(paths), False, numbers, tuple(names), first[1], units, pixels), digests
+    pixels = sum(height * width for height, width in sizes)
+    source = Source(src.name, tuple(paths), False, numbers, tuple(names), first[1], units, pixels, sizes=tuple(sizes))
+    return source, digests
 
 
 def _units(stated: Iterable[str | None], dtype: str) -> str:
@@ -310,12 +315,10 @@ class Task:
     parts: tuple[tuple[Path, Window], ...]
 
 
-def _tasks(paths: Sequence[Path]) -> list[Task]:
+def _tasks(source: Source) -> list[Task]:
     tasks, held, size = [], [], 0
-    for path in paths:
-        with open_raster(path) as src:
-            whole = list(windows(src.height, src.width, SIDE))
-        for window in whole:
+    for path, (height, width) in zip(source.files, source.sizes):
+        for window in windows(height, width, SIDE):
             held.append((path, window))
             size += window.width * window.height
             if size >= TASK_PIXELS:
@@ -332,7 +335,7 @@ def _read(task: Task) -> Iterator[tuple[Pixels, Valid]]:
 
 def _raster_levels(source: Source, run: Run) -> list[Levels]:
     """The levels of each band."""
-    tasks = _tasks(source.files)
+    tasks = _tasks(source)
     workers = 1 if source.pixels < FEW_PIXELS else run.workers
     bands = len(source.names)
     if np.dtype(source.dtype).kind in "iu":
@@ -358,13 +361,18 @@ def _check_some(valid: float, source: Source) -> None:
 def _count_integers(task: Task, *, bands: int) -> Counts:
     """(bands, levels): valid pixels at each value of the dtype."""
     counts = np.zeros((bands, 0), np.int64)
+    levels = np.empty(AT_ONCE, np.intp)  # used again and again: new memory for each frame takes longer than to count
     for pixels, valid in _read(task):
         low, high = int(np.iinfo(pixels.dtype).min), int(np.iinfo(pixels.dtype).max)
         if not counts.size:
             counts = np.zeros((bands, high - low + 1), np.int64)
+        whole = valid.all()
         for band, values in enumerate(pixels):
-            chosen = values.ravel() if valid.all() else values[valid]
-            counts[band] += np.bincount(chosen.astype(np.int32) - low, minlength=high - low + 1)
+            chosen = values.ravel() if whole else values[valid]
+            for start in range(0, chosen.size, AT_ONCE):
+                part = chosen[start : start + AT_ONCE]
+                here = np.subtract(part, low, out=levels[: part.size], dtype=np.intp)
+                counts[band] += np.bincount(here, minlength=high - low + 1)
     return counts
 
 

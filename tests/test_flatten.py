@@ -133,6 +133,14 @@ def test_csv_text(make_raster, run, tmp_path):
     )
 
 
+def test_integers_of_a_narrow_and_of_a_wide_range(make_raster, run, tmp_path):
+    rng = np.random.default_rng(0)
+    array = np.stack([rng.integers(-5, 3, (20, 30)), rng.integers(-(2**15), 2**15, (20, 30))]).astype("int16")
+    _, table = flat(make_raster(array), tmp_path / "out.csv", run)
+    assert table["value"].to_list() == array.reshape(2, -1).T.ravel().tolist()
+    assert table["pixel"].to_list() == np.tile(np.repeat(np.arange(30), 2), 20).tolist()
+
+
 def test_float32_reads_back_to_the_bit(make_raster, run, tmp_path):
     values = np.array([[0.1, 1 / 3, 1e-30, 3.4e38, -0.0, 16777216.0, np.pi, 1e-9]], "float32")
     _, table = flat(make_raster(values), tmp_path / "out.csv", run)

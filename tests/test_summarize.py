@@ -228,6 +228,19 @@ def test_finished_is_kept_and_stale_pictures_go(make_raster, run, tmp_path):
     assert summary(path, out, run, bins=7)[0].made == 4
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_pixels_are_counted_in_parts(make_raster, run, monkeypatch, dtype):
+    array = np.random.default_rng(0).integers(np.iinfo(dtype).min, np.iinfo(dtype).max, (2, 9, 11)).astype(dtype)
+    valid = np.ones((9, 11), bool)
+    valid[3:5, 2:] = False
+    path = make_raster(array, valid=valid)
+    whole = numbers(path, run)
+    monkeypatch.setattr(stage, "AT_ONCE", 7)
+    assert numbers(path, run) == whole
+    for band, values in zip(whole["bands"], array):
+        check_band(band, values[valid])
+
+
 def test_pictures_have_labels(make_raster, run):
     spike = np.concatenate([np.zeros(6000), np.repeat(np.arange(100, 400), 10), np.full(600, 9000)]).astype("uint16")
     path = make_raster(spike.reshape(1, 96, 100))
