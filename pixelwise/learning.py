@@ -19,7 +19,7 @@ from roofkit.cli import Run, progress, say
 from roofkit.ledger import input_digest
 from roofkit.model_card import About, Array, card_keys, frame_scores, write_cards
 from roofkit.pairs import Pair, check_pairs, named_pairs
-from roofkit.raster import open_raster, raster_digest
+from roofkit.raster import closed_digest, open_raster
 from roofkit.settings import Block
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def learn(
     paths, extension = run.paths, run.settings.extension_args.extension
     training = named_pairs(paths.train_frames, paths.train_masks, extension)
     validation = named_pairs(paths.val_frames, paths.val_masks, extension)
-    made_from = [[p.frame.name, raster_digest(p.frame), input_digest(p.mask)] for p in (*training, *validation)]
+    made_from = [[p.frame.name, closed_digest(p.frame), input_digest(p.mask)] for p in (*training, *validation)]
     key = fingerprint(f"{kind} 2", settings, run.settings.pixel_args, len(training), made_from)
     name, picture = model_path.name, model_path.with_suffix(".png")
     cards = card_keys(model_path, key, run)

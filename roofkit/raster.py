@@ -437,10 +437,15 @@ def raster_digest(path: Path | Address) -> str:
         from roofkit.remote import address_digest
 
         return address_digest(path)
-    if path.is_file() and not (are_heeded() and has_files_beside(path)):
-        return fingerprint(input_digest(path))  # which needs no opening
     with open_raster(path) as src:
         return digest_of(path, src)
+
+
+def closed_digest(path: Path) -> str:
+    """`raster_digest` of a file that is opened at another time: here only where something lies beside it."""
+    if are_heeded() and has_files_beside(path):
+        return raster_digest(path)
+    return fingerprint(input_digest(path))
 
 
 def digest_of(path: Path, src: DatasetReader) -> str:

@@ -52,7 +52,7 @@ from roofkit.errors import BadInputError, OutputError, SettingsError
 from roofkit.ledger import digest, input_digests
 from roofkit.pairs import check_grids, mask_files, pair_rasters, place_of, read_mask
 from roofkit.paths import Paths
-from roofkit.raster import Grid, Valid, check_apart, grid_of, open_raster, raster_digest, raster_files, read_pixels
+from roofkit.raster import Grid, Valid, check_apart, closed_digest, grid_of, open_raster, raster_files, read_pixels
 from roofkit.settings import SplitArgs
 from roofkit.workers import map_items
 
@@ -379,7 +379,7 @@ def finished(pairs: Sequence[Pair], layout: Layout, settings: SplitArgs, run: Ru
     with Outputs(layout.folder, "split", overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         if not outputs.may_be_whole:
             return None
-        digests = [(raster_digest(pair.frame), raster_digest(pair.mask)) for pair in pairs]
+        digests = [(closed_digest(pair.frame), closed_digest(pair.mask)) for pair in pairs]
         key = key_of_all(pairs, digests, layout, settings)
         facts = outputs.whole(key)
         if facts is None:
@@ -390,7 +390,7 @@ def finished(pairs: Sequence[Pair], layout: Layout, settings: SplitArgs, run: Ru
 
 
 def key_of_all(pairs: Sequence[Pair], digests: Sequence[tuple[str, str]], layout: Layout, settings: SplitArgs) -> str:
-    """What a whole split is made from; `digests` are as `raster_digest` gives them of each frame and mask."""
+    """What a whole split is made from; `digests` are as `closed_digest` gives them of each frame and mask."""
     made_from = [(pair.frame.name, pair.mask.name, *two) for pair, two in zip(pairs, digests)]
     return fingerprint("split", layout.names, settings, made_from)
 

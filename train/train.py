@@ -50,7 +50,7 @@ from roofkit.errors import BadInputError, MismatchError, MissingInputError, Outp
 from roofkit.ledger import input_digest
 from roofkit.model_card import About, card_keys, write_cards
 from roofkit.pairs import check_pairs, named_pairs
-from roofkit.raster import band_names, open_raster, raster_digest
+from roofkit.raster import band_names, closed_digest, open_raster
 from roofkit.settings import LoadDatasetArgs, TrainingArgs
 from unet.backend import reuse_memory, start_keras
 from unet.plan import TrainSettings, duration, epochs_that_fit
@@ -249,7 +249,7 @@ class Training:
     def made_from(self) -> dict[str, Any]:
         """Settings and hashes that decide the result."""
         pairs = [
-            [kind, pair.frame.name, raster_digest(pair.frame), pair.mask.name, input_digest(pair.mask)]
+            [kind, pair.frame.name, closed_digest(pair.frame), pair.mask.name, input_digest(pair.mask)]
             for kind, pairs in (("train", self.train_pairs), ("val", self.val_pairs))
             for pair in pairs
         ]

@@ -88,3 +88,16 @@ def test_a_file_in_the_way_is_found(undisturbed):
 def test_a_folder_that_cannot_be_made_is_found(undisturbed):
     said = refused(undisturbed, "chip", "chips")
     assert "chips: File exists; expected a folder to write to" in said
+
+
+@pytest.mark.parametrize("stage", ["chip", "mosaic", "flatten", "summarize"])
+def test_a_broken_raster_is_named(undisturbed, stage):
+    undisturbed.make("chip")
+    undisturbed.clear()
+    chip = next((undisturbed.ref / "data/chips").glob("*.tif"))
+    (undisturbed.out / "rasters").mkdir()
+    (undisturbed.out / "rasters/a.tif").write_bytes(chip.read_bytes()[:200])
+    out = undisturbed.out / {"mosaic": "mosaic.tif", "flatten": "pixels.csv"}.get(stage, "out")
+    done = undisturbed.server(False).run(stage, [str(undisturbed.out / "rasters"), str(out), "--dry-run"])
+    assert done.status == 1
+    assert "rasters/a.tif: not readable as GTiff" in done.said
