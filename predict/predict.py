@@ -10,7 +10,8 @@ Writes DST/<name>.tif  masks: 0 background, 255 roof (default: results/predictio
        roof probability, float32, 0 to 1: of the validation frames (default: results/probabilities; evaluate
        reads it), with predict_args.scene_probabilities of the scenes (results/map_probabilities; report reads it),
        and with --probabilities DIR of all that is predicted
-Rasters are cloud-optimised GeoTIFFs with colours and statistics inside; docs/outputs.md says how to open them.
+Rasters are cloud-optimised GeoTIFFs with colours and statistics inside, and beside masks, but for the validation
+frames, DST/<name>.qml says so to QGIS; docs/outputs.md says how to open them.
 Scenes go through in overlapping windows that are blended, so that memory stays flat and no seam shows. Windows without
 a valid pixel are left out. predict_args in the settings says how polygons are drawn: separate, min_area, min_hole,
 simplify, square.
@@ -70,7 +71,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from roofkit.artifacts import Outputs, fingerprint
+from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.blocks import Band, block_name, blocks_of, write_item, write_vrt
 from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.display import (
@@ -79,6 +80,7 @@ from roofkit.display import (
     PROBABILITY_BAND,
     footprint_style,
     mask_statistics,
+    mask_style,
     value_statistics,
 )
 from roofkit.errors import BadInputError, MissingInputError, OutputError
@@ -132,6 +134,7 @@ class Targets:
     masks: Path
     probabilities: tuple[Path, ...] = ()
     vectors: Path | None = None
+    styled: bool = False  # whether a style for QGIS lies beside each mask
 
     @property
     def pieces(self) -> Path | None:
@@ -290,6 +293,10 @@ class _Job:
         mosaics = [path for path, blocks in self.scenes.items() if blocks[0].window and not run.shard]
         self.mosaics = {path: keys[path] for path in mosaics}
         self.todo: set[str] = set()
+        self.missing: set[str] = set()  # styles that are to be written
+        whole = {block.name: self.keys[block.name] for block in self.blocks if not block.window}
+        whole |= {path.stem: key for path, key in self.mosaics.items()}
+        self.styles = {f"{name}.qml": key for name, key in whole.items()} if targets.styled else {}
 
     def open(self, stack: contextlib.ExitStack) -> None:
         """Lock every output and find what is still to be made."""
@@ -300,12 +307,14 @@ class _Job:
             )
             stack.enter_context(outputs)
             names = {f"{name}{suffix}": key for name, key in self.keys.items()}
-            self.todo |= {name.removesuffix(suffix) for name in outputs.plan(names | extra, more=True) if name in names}
+            planned = outputs.plan(names | extra, more=True, yours=self.styles)
+            self.todo |= {name.removesuffix(suffix) for name in planned if name in names}
+            self.missing |= set(planned) & set(self.styles)
             return outputs, suffix
 
         over = {f"{path.stem}.vrt": key for path, key in self.mosaics.items()}
         items = {f"{path.stem}.json": key for path, key in self.mosaics.items()}
-        self.masks = opened(self.targets.masks, ".tif", over | items)[0]
+        self.masks = opened(self.targets.masks, ".tif", over | items | self.styles)[0]
         self.probabilities = [opened(folder, ".tif", over)[0] for folder in self.targets.probabilities]
         self.outputs = [(self.masks, ".tif"), *((outputs, ".tif") for outputs in self.probabilities)]
         if self.targets.pieces:
@@ -328,6 +337,7 @@ class _Job:
         """Write what lies over blocks, and the polygons, and close the ledgers; what to say of the polygons."""
         for path, key in self.mosaics.items():
             self._finish_mosaic(path, key)
+        self._write_styles()
         counts = {} if self.run.shard or not self.targets.vectors else self._write_vectors(self.targets.vectors)
         for outputs, _ in self.outputs:
             outputs.finish()
@@ -352,6 +362,17 @@ class _Job:
             return
         write_item(self.targets.masks / f"{path.stem}.json", path, grid, [*self.targets.probabilities])
         self.masks.record(f"{path.stem}.json", key)
+
+    def _write_styles(self) -> None:
+        """Write what QGIS draws masks by."""
+        over = {f"{path.stem}.qml" for path in self.mosaics}  # a VRT has a mask always
+        for name in sorted(self.missing):
+            path = self.masks.folder / name
+            with contextlib.nullcontext() if name in over else open_raster(path.with_suffix(".tif")) as src:
+                style = mask_style(has_mask=src is None or not all_valid(src))
+            with committed(path) as part:
+                part.write_text(style, encoding="utf-8")
+            self.masks.record(name, self.styles[name])
 
     def plan_vectors(self) -> None:
         """What a dry run says of the polygons."""
@@ -502,7 +523,7 @@ def predict(options: argparse.Namespace, run: Run) -> PredictReport:
     predictor, extension = predictor_of(model, settings, run.workers), run.settings.extension_args.extension
     if options.src:
         probabilities = (options.probabilities,) if options.probabilities else ()
-        targets = Targets(options.dst or run.paths.map, probabilities, options.vectors)
+        targets = Targets(options.dst or run.paths.map, probabilities, options.vectors, styled=True)
         return predict_rasters(raster_files(options.src, extension), targets, predictor, run=run)
     report = predict_project(predictor, options, run)
     for other in () if options.model else run.paths.classifiers.values():
@@ -521,7 +542,8 @@ def predict_project(predictor: Predictor, options: argparse.Namespace, run: Run)
         scenes = raster_files(paths.scenes)
         kept = (paths.map_probabilities,) if predictor.settings.scene_probabilities else ()
         probabilities = (*kept, *((own / paths.map.name,) if own else ()))
-        targets = Targets(paths.map, probabilities, options.vectors or _footprints(scenes, paths.footprints))
+        vectors = options.vectors or _footprints(scenes, paths.footprints)
+        targets = Targets(paths.map, probabilities, vectors, styled=True)
         reports.append(predict_rasters(scenes, targets, predictor, run=run))
     if not reports:
         found = f"neither {paths.val_frames.name} nor {paths.scenes.name}"

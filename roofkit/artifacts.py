@@ -323,7 +323,7 @@ class Outputs:
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(path for path in found if names.fullmatch(path.name))
 
-    def plan(self, keys: Mapping[str, str], *, more: bool = False) -> list[str]:
+    def plan(self, keys: Mapping[str, str], *, more: bool = False, yours: Collection[str] = ()) -> list[str]:
         """The names still to be made, out of `keys` (name of an artifact relative to the folder → its key).
 
         Artifacts that an earlier run made and that are no longer in the plan are removed, but not by a shard.
@@ -332,12 +332,15 @@ class Outputs:
         Args:
             keys: What this run is to make.
             more: There are more outputs, so that a dry run goes on; the stage then ends it before its work.
+            yours: Those that are no work lost: where a file lies that somebody else wrote or changed, it stays.
 
         Raises:
             OutputError: A file is in the way that this stage did not write, or that was changed since.
         """
         check_names(self.folder, keys)
-        todo = [name for name, key in keys.items() if not self._is_kept(name, key)]
+        others = {name for name in yours if not (self.overwrite or self.owns(name)) and (self.folder / name).exists()}
+        keys = {name: key for name, key in keys.items() if name not in others}
+        todo = [name for name, key in keys.items() if not self._is_kept(name, key, edited=name in yours)]
         gone = set() if self.shard else (set(self._records) | self._planned) - set(keys)
         if not self.overwrite:
             for name in (*todo, *sorted(gone & set(self._records))):
@@ -367,12 +370,15 @@ class Outputs:
         make, redo = ([name for name in todo if (name in there) == known] for known in (False, True))
         note(Plan(self.folder, tuple(make), tuple(redo), tuple(keep), tuple(removed)))
 
-    def _is_kept(self, name: str, key: str) -> bool:
-        """Whether `name` is finished, or was changed by hand and is to be kept: then it is noted as it is now."""
+    def _is_kept(self, name: str, key: str, *, edited: bool) -> bool:
+        """Whether `name` is finished, or was changed by hand and is to be kept: then it is noted as it is now.
+
+        Such a change is kept where the run says so, or `edited`.
+        """
         if self.is_finished(name, key):
             return True
         record, path = self._records.get(name), self.folder / name
-        if not self.keep_edits or record is None or not path.is_file():
+        if not (self.keep_edits or (edited and not self.overwrite)) or record is None or not path.is_file():
             return False
         sha = digest(path)
         if sha == record["sha256"] and not record.get("edited"):

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 ROOF, GROUND = (213, 94, 0), (235, 235, 235)
-ROOF_COLOUR = "#{:02x}{:02x}{:02x}".format(*ROOF)
+ROOF_COLOUR, GROUND_COLOUR = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (ROOF, GROUND))
 MASK_COLOURS = {
     value: tuple(round(g + (r - g) * value / 255) for g, r in zip(GROUND, ROOF)) for value in range(256)
 }  # 0 ground, 255 roof; what programs average lies between
@@ -52,6 +52,29 @@ def value_statistics(span: tuple[float, float], sums: tuple[float, float], valid
     mean = sums[0] / valid
     deviation = math.sqrt(max(0.0, sums[1] / valid - mean**2))
     return Statistics(*span, mean, deviation, valid / pixels).tags()
+
+
+MASK_QML = """<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22" styleCategories="Symbology">
+<pipe>
+<rasterrenderer type="paletted" band="1" alphaBand="{alpha}" opacity="1">
+<colorPalette>
+<paletteEntry value="0" label="ground" color="{ground}" alpha="255"/>
+<paletteEntry value="255" label="metal roof" color="{roof}" alpha="255"/>
+</colorPalette>
+</rasterrenderer>
+</pipe>
+</qgis>
+"""
+
+
+def mask_style(*, has_mask: bool) -> str:
+    """How QGIS (from 3.22 on) draws a mask beside which this lies: in two colours, and nothing where it is invalid.
+
+    By itself, QGIS takes a mask inside the file for a second band, and draws the two in green and yellow. Told of one
+    where there is none, it draws nothing.
+    """
+    return MASK_QML.format(alpha=2 if has_mask else -1, ground=GROUND_COLOUR, roof=ROOF_COLOUR)
 
 
 SHADES = {0.0: (253, 208, 162), 0.5: (253, 174, 107), 0.7: (241, 137, 60), 0.8: (217, 102, 20), 0.9: (166, 62, 3)}

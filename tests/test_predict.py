@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -437,6 +438,50 @@ def test_rasters_show_themselves(fake_model, make_raster, tmp_path):
     assert not list(tmp_path.rglob("*.aux.xml"))
 
 
+def palette(path):
+    """The band of validity that a style for QGIS counts on, and the colours and names of values."""
+    renderer = ElementTree.parse(path).find("pipe/rasterrenderer")
+    entries = {int(e.get("value")): (e.get("label"), e.get("color")) for e in renderer.iter("paletteEntry")}
+    return int(renderer.get("alphaBand")), entries
+
+
+def test_qgis_is_told_how_to_draw_a_map(fake_model, make_raster, tmp_path):
+    whole = make_raster(np.full((1, 40, 50), 9, "uint8"), "scenes/whole.tif")
+    make_raster(town(), "scenes/part.tif", nodata=0)
+    line = [fake_model, str(whole.parent), str(tmp_path / "map"), "--quiet"]
+    assert main(line) == 0
+    colours = {0: ("ground", "#ebebeb"), 255: ("metal roof", "#d55e00")}
+    assert palette(tmp_path / "map/whole.qml") == (-1, colours)  # no such band: nothing would be drawn
+    assert palette(tmp_path / "map/part.qml") == (2, colours)
+    before = contents(tmp_path / "map")
+    assert main(line) == 0
+    assert contents(tmp_path / "map") == before
+    assert main([*line[:2], str(tmp_path / "blocks"), *block_settings(tmp_path)]) == 0
+    assert palette(tmp_path / "blocks/part.qml") == (2, colours)
+    assert sorted(path.name for path in (tmp_path / "blocks").glob("*.qml")) == ["part.qml", "whole.qml"]
+    (tmp_path / "scenes/part.tif").unlink()
+    assert main(line) == 0
+    assert not (tmp_path / "map/part.qml").exists()
+
+
+def test_a_style_of_your_own_stays(fake_model, make_raster, tmp_path, capsys):
+    path, out = make_raster(np.full((1, 40, 50), 9, "uint8")), tmp_path / "map"
+    line, style = [fake_model, str(path), str(out), "--quiet"], out / "scene.qml"
+    out.mkdir()
+    style.write_text("mine")  # before the first run
+    assert main(line) == 0
+    assert style.read_text() == "mine"
+    style.unlink()
+    assert main(line) == 0
+    style.write_text("mine")  # between two runs
+    for threshold in ("0.4", "0.3"):
+        assert main([*line, "--threshold", threshold]) == 0
+        assert style.read_text() == "mine"
+    assert "edited by hand, and kept: scene.qml" in capsys.readouterr().err
+    assert main([*line, "--overwrite"]) == 0
+    assert style.read_text() != "mine"
+
+
 def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -462,7 +507,7 @@ def test_blocks_in_shares_are_those_of_one_run(fake_model, make_raster, tmp_path
 def test_a_scene_no_larger_than_a_block_is_one_file(fake_model, make_raster, tmp_path):
     path = make_raster(town(256, 256))
     assert main([fake_model, str(path), str(tmp_path / "out"), *block_settings(tmp_path)]) == 0
-    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["scene.tif"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["scene.qml", "scene.tif"]
 
 
 def test_a_scene_without_a_valid_pixel(fake_model, make_raster, tmp_path):
