@@ -372,7 +372,7 @@ class _Job:
                 style = mask_style(has_mask=src is None or not all_valid(src))
             with committed(path) as part:
                 part.write_text(style, encoding="utf-8")
-            self.masks.record(name, self.styles[name])
+            self.masks.record(name, self.styles[name], yours=True)
 
     def plan_vectors(self) -> None:
         """What a dry run says of the polygons."""

@@ -332,7 +332,8 @@ class Outputs:
         Args:
             keys: What this run is to make.
             more: There are more outputs, so that a dry run goes on; the stage then ends it before its work.
-            yours: Those that are no work lost: where a file lies that somebody else wrote or changed, it stays.
+            yours: Those that are no work lost: where a file lies that somebody else wrote, it stays. So does one that
+                was changed, if it was recorded with the fact `yours`.
 
         Raises:
             OutputError: A file is in the way that this stage did not write, or that was changed since.
@@ -340,7 +341,7 @@ class Outputs:
         check_names(self.folder, keys)
         others = {name for name in yours if not (self.overwrite or self.owns(name)) and (self.folder / name).exists()}
         keys = {name: key for name, key in keys.items() if name not in others}
-        todo = [name for name, key in keys.items() if not self._is_kept(name, key, edited=name in yours)]
+        todo = [name for name, key in keys.items() if not self._is_kept(name, key)]
         gone = set() if self.shard else (set(self._records) | self._planned) - set(keys)
         if not self.overwrite:
             for name in (*todo, *sorted(gone & set(self._records))):
@@ -370,21 +371,22 @@ class Outputs:
         make, redo = ([name for name in todo if (name in there) == known] for known in (False, True))
         note(Plan(self.folder, tuple(make), tuple(redo), tuple(keep), tuple(removed)))
 
-    def _is_kept(self, name: str, key: str, *, edited: bool) -> bool:
-        """Whether `name` is finished, or was changed by hand and is to be kept: then it is noted as it is now.
-
-        Such a change is kept where the run says so, or `edited`.
-        """
+    def _is_kept(self, name: str, key: str) -> bool:
+        """Whether `name` is finished, or was changed by hand and is to be kept: then it is noted as it is now."""
         if self.is_finished(name, key):
             return True
         record, path = self._records.get(name), self.folder / name
-        if not (self.keep_edits or (edited and not self.overwrite)) or record is None or not path.is_file():
+        if record is None or not self._keeps_edits(record) or not path.is_file():
             return False
         sha = digest(path)
         if sha == record["sha256"] and not record.get("edited"):
             return False
         self._records[name] = {**record, "key": key, "sha256": sha, "edited": True}
         return True
+
+    def _keeps_edits(self, record: Mapping[str, Any]) -> bool:
+        """Whether a change by hand of what is recorded so is kept."""
+        return self.keep_edits or bool(record.get("yours") and not self.overwrite)
 
     def _remove(self, name: str) -> None:
         """Remove an artifact that is not made any more; one that was changed by hand stays where such are kept."""
@@ -395,7 +397,7 @@ class Outputs:
     def _stays(self, name: str) -> bool:
         """Whether an artifact that is not made any more was changed by hand, and such are kept."""
         record, path = self._records.get(name), self.folder / name
-        return bool(self.keep_edits and record and path.is_file() and _is_edited(record, digest(path)))
+        return bool(record and self._keeps_edits(record) and path.is_file() and _is_edited(record, digest(path)))
 
     def record(self, name: str, key: str, *, sha256: str | None = None, **facts: Any) -> None:
         """Note that `name` is finished, with facts that a later run reports without looking at the artifact again.
@@ -487,7 +489,7 @@ class Outputs:
             raise OutputError(
                 path, "a file that this stage did not write", "no file there", "Move it away, or run with --overwrite."
             )
-        if not self.keep_edits and _is_edited(record, digest(path)):
+        if not self._keeps_edits(record) and _is_edited(record, digest(path)):
             raise OutputError(path, "changed since this stage wrote it", "the file as it was written", EDITED)
 
     def _tell_edited(self) -> None:

@@ -480,6 +480,11 @@ def test_a_style_of_your_own_stays(fake_model, make_raster, tmp_path, capsys):
     assert "edited by hand, and kept: scene.qml" in capsys.readouterr().err
     assert main([*line, "--overwrite"]) == 0
     assert style.read_text() != "mine"
+    style.write_text("mine")
+    path.rename(path.with_name("other.tif"))  # the scene of the style is gone
+    assert main([fake_model, str(path.with_name("other.tif")), *line[2:]]) == 0
+    assert style.read_text() == "mine"
+    assert sorted(one.name for one in out.glob("[!.]*")) == ["other.qml", "other.tif", "scene.qml"]
 
 
 def contents(folder):
