@@ -89,7 +89,7 @@ def read_flipped(project: Project, reader: str, folder: Path, rng: np.random.Gen
     shutil.rmtree(folder / "ref", ignore_errors=True)
     shutil.copytree(project.ref, folder / "ref")
     src, out = folder / "ref" / source, folder / "out"
-    files = [src] if src.is_file() else sorted(p for p in src.iterdir() if p.name[0] != ".")[:2]
+    files = [src] if src.is_file() else sorted(p for p in src.iterdir() if p.name[0] != "." and p.suffix != ".qml")[:2]
     path = files[int(rng.integers(len(files)))]
     flip(path, rng)
     words = arguments.format(src=src, ref=project.ref, out=out).split()
