@@ -109,7 +109,7 @@ def learn(
     cards = card_keys(model_path, key, run)
     with Outputs(model_path.parent, kind, name=name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
         if not outputs.is_finished(name, key):
-            check_pairs([*training, *validation])
+            check_pairs([*training, *validation])  # before `plan`, where a dry run ends
         todo = outputs.plan({name: key, **({picture.name: key} if charted else {}), **cards})
         missing = {card: own for card, own in cards.items() if card in todo}
         kept = not set(todo) - set(cards)

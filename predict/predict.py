@@ -10,8 +10,8 @@ Writes DST/<name>.tif  masks: 0 background, 255 roof (default: results/predictio
        roof probability, float32, 0 to 1: of the validation frames (default: results/probabilities; evaluate
        reads it), with predict_args.scene_probabilities of the scenes (results/map_probabilities; report reads it),
        and with --probabilities DIR of all that is predicted
-Rasters are cloud-optimised GeoTIFFs with colours and statistics inside, and beside masks, but for the validation
-frames, DST/<name>.qml says so to QGIS; docs/outputs.md says how to open them.
+       DST/<name>.qml  how QGIS draws the mask (not of the validation frames)
+Rasters are cloud-optimised GeoTIFFs with colours and statistics inside; docs/outputs.md says how to open them.
 Scenes go through in overlapping windows that are blended, so that memory stays flat and no seam shows. Windows without
 a valid pixel are left out. predict_args in the settings says how polygons are drawn: separate, min_area, min_hole,
 simplify, square.
@@ -71,7 +71,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from roofkit.artifacts import Outputs, committed, fingerprint
+from roofkit.artifacts import STYLE, Outputs, committed, fingerprint
 from roofkit.blocks import Band, block_name, blocks_of, write_item, write_vrt
 from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.display import (
@@ -296,7 +296,7 @@ class _Job:
         self.missing: set[str] = set()  # styles that are to be written
         whole = {block.name: self.keys[block.name] for block in self.blocks if not block.window}
         whole |= {path.stem: key for path, key in self.mosaics.items()}
-        self.styles = {f"{name}.qml": key for name, key in whole.items()} if targets.styled else {}
+        self.styles = {f"{name}{STYLE}": key for name, key in whole.items()} if targets.styled else {}
 
     def open(self, stack: contextlib.ExitStack) -> None:
         """Lock every output and find what is still to be made."""
@@ -307,7 +307,7 @@ class _Job:
             )
             stack.enter_context(outputs)
             names = {f"{name}{suffix}": key for name, key in self.keys.items()}
-            planned = outputs.plan(names | extra, more=True, yours=self.styles)
+            planned = outputs.plan(names | extra, more=True)
             self.todo |= {name.removesuffix(suffix) for name in planned if name in names}
             self.missing |= set(planned) & set(self.styles)
             return outputs, suffix
@@ -365,14 +365,14 @@ class _Job:
 
     def _write_styles(self) -> None:
         """Write what QGIS draws masks by."""
-        over = {f"{path.stem}.qml" for path in self.mosaics}  # a VRT has a mask always
         for name in sorted(self.missing):
-            path = self.masks.folder / name
-            with contextlib.nullcontext() if name in over else open_raster(path.with_suffix(".tif")) as src:
-                style = mask_style(has_mask=src is None or not all_valid(src))
+            path, has_mask = self.masks.folder / name, True  # that of a VRT
+            if self.masks.has(f"{path.stem}.tif"):
+                with open_raster(path.with_suffix(".tif")) as src:
+                    has_mask = not all_valid(src)
             with committed(path) as part:
-                part.write_text(style, encoding="utf-8")
-            self.masks.record(name, self.styles[name], yours=True)
+                part.write_text(mask_style(has_mask=has_mask), encoding="utf-8")
+            self.masks.record(name, self.styles[name])
 
     def plan_vectors(self) -> None:
         """What a dry run says of the polygons."""

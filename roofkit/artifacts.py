@@ -41,6 +41,7 @@ PARTS = re.compile(rf"{re.escape(PART)}(?:[0-9a-f]+~)?(.+)")  # the name that an
 attempt: ContextVar[str] = ContextVar("attempt", default="")  # hex digits that tell two runs of one task apart
 SENT_AT_ONCE = 64 * 2**20  # bytes of a stream
 COMPANIONS = ("", "-journal", "-wal", "-shm", ".aux.xml")  # what libraries put beside a file that they are writing
+STYLE = ".qml"  # how QGIS draws a file; it saves there what a user makes of it
 EDITED = "Run with --keep-edits to keep the change, or with --overwrite to make it again."
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 
@@ -323,7 +324,7 @@ class Outputs:
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(path for path in found if names.fullmatch(path.name))
 
-    def plan(self, keys: Mapping[str, str], *, more: bool = False, yours: Collection[str] = ()) -> list[str]:
+    def plan(self, keys: Mapping[str, str], *, more: bool = False) -> list[str]:
         """The names still to be made, out of `keys` (name of an artifact relative to the folder → its key).
 
         Artifacts that an earlier run made and that are no longer in the plan are removed, but not by a shard.
@@ -332,15 +333,12 @@ class Outputs:
         Args:
             keys: What this run is to make.
             more: There are more outputs, so that a dry run goes on; the stage then ends it before its work.
-            yours: Those that are no work lost: where a file lies that somebody else wrote, it stays. So does one that
-                was changed, if it was recorded with the fact `yours`.
 
         Raises:
             OutputError: A file is in the way that this stage did not write, or that was changed since.
         """
         check_names(self.folder, keys)
-        others = {name for name in yours if not (self.overwrite or self.owns(name)) and (self.folder / name).exists()}
-        keys = {name: key for name, key in keys.items() if name not in others}
+        keys = {name: key for name, key in keys.items() if not self._is_yours(name)}
         todo = [name for name, key in keys.items() if not self._is_kept(name, key)]
         gone = set() if self.shard else (set(self._records) | self._planned) - set(keys)
         if not self.overwrite:
@@ -376,7 +374,7 @@ class Outputs:
         if self.is_finished(name, key):
             return True
         record, path = self._records.get(name), self.folder / name
-        if record is None or not self._keeps_edits(record) or not path.is_file():
+        if record is None or not self._keeps_edits(name) or not path.is_file():
             return False
         sha = digest(path)
         if sha == record["sha256"] and not record.get("edited"):
@@ -384,9 +382,14 @@ class Outputs:
         self._records[name] = {**record, "key": key, "sha256": sha, "edited": True}
         return True
 
-    def _keeps_edits(self, record: Mapping[str, Any]) -> bool:
-        """Whether a change by hand of what is recorded so is kept."""
-        return self.keep_edits or bool(record.get("yours") and not self.overwrite)
+    def _keeps_edits(self, name: str) -> bool:
+        """Whether a change of `name` by hand is kept; that of a style is without being asked for."""
+        return self.keep_edits or (name.endswith(STYLE) and not self.overwrite)
+
+    def _is_yours(self, name: str) -> bool:
+        """Whether `name` is a style that somebody else put there, which stays."""
+        is_free = self.overwrite or self.owns(name)
+        return name.endswith(STYLE) and not is_free and (self.folder / name).exists()
 
     def _remove(self, name: str) -> None:
         """Remove an artifact that is not made any more; one that was changed by hand stays where such are kept."""
@@ -397,7 +400,7 @@ class Outputs:
     def _stays(self, name: str) -> bool:
         """Whether an artifact that is not made any more was changed by hand, and such are kept."""
         record, path = self._records.get(name), self.folder / name
-        return bool(record and self._keeps_edits(record) and path.is_file() and _is_edited(record, digest(path)))
+        return bool(record and self._keeps_edits(name) and path.is_file() and _is_edited(record, digest(path)))
 
     def record(self, name: str, key: str, *, sha256: str | None = None, **facts: Any) -> None:
         """Note that `name` is finished, with facts that a later run reports without looking at the artifact again.
@@ -489,7 +492,7 @@ class Outputs:
             raise OutputError(
                 path, "a file that this stage did not write", "no file there", "Move it away, or run with --overwrite."
             )
-        if not self._keeps_edits(record) and _is_edited(record, digest(path)):
+        if not self._keeps_edits(name) and _is_edited(record, digest(path)):
             raise OutputError(path, "changed since this stage wrote it", "the file as it was written", EDITED)
 
     def _tell_edited(self) -> None:

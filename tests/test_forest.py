@@ -95,11 +95,13 @@ def test_a_classifier_its_picture_and_its_report(project, capsys, name):
 
 
 @pytest.mark.parametrize("name", ["forest", pytest.param("regression", marks=pytest.mark.slow)])
-def test_unchanged_it_is_kept_and_the_seed_decides(project, capsys, name):
+def test_unchanged_it_is_kept_and_the_seed_decides(project, capsys, monkeypatch, name):
     stage, path = STAGES[name], project.path(f"results/{name}.skops")
     assert project.run(stage) == 0
     first, before = report(capsys), path.read_bytes()
-    assert project.run(stage) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(rasterio, "open", None)  # hashes are compared, and no frame is opened
+        assert project.run(stage) == 0
     again = report(capsys)
     assert again.pop("kept")
     assert not first.pop("kept")

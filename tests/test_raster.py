@@ -216,9 +216,12 @@ def test_broken_pixels_name_the_file(make_raster):
         read(path)
 
 
-def test_raster_digest_follows_pixels_and_sidecars(make_raster):
+def test_raster_digest_follows_pixels_and_sidecars(make_raster, monkeypatch):
     path = make_raster(SIX)
     first = raster_digest(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(rasterio, "open", None)
+        assert closed_digest(path) == first
     assert raster_digest(path) == first == closed_digest(path)
     band = "<PAMRasterBand band='1'><NoDataValue>1</NoDataValue></PAMRasterBand>"
     path.with_suffix(".tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")

@@ -433,7 +433,7 @@ def train_network(model_path: Path, *, settings: TrainSettings, run: Run, resume
         key = fingerprint("train", decisive, ending)
         _check_history(run.paths.history, run.overwrite)
         if not outputs.is_finished(name, key):
-            check_pairs([*training.train_pairs, *training.val_pairs])
+            check_pairs([*training.train_pairs, *training.val_pairs])  # before `plan`, where a dry run ends
         cards = card_keys(model_path, key, run)
         todo = outputs.plan({name: key, **cards})
         missing = {card: own for card, own in cards.items() if card in todo}
