@@ -296,7 +296,7 @@ def test_maps_of_an_address_are_those_of_the_file(block_size, fake_model, scene,
         for name in ("net", "file")
     )
     assert found == expected
-    assert len(expected) == (3 if block_size is None else 11)
+    assert len(expected) == (4 if block_size is None else 12)
 
 
 def test_the_mask_and_the_table_of_an_address(scene, data, tmp_path):
