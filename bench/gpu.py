@@ -375,9 +375,9 @@ def _step(network: Any, tensors: Sequence[Any], request: Request) -> tuple[Calla
     import keras
 
     if request.task == "train":
-        from unet.upsampling import for_learning
+        from unet.forms import fast
 
-        network = for_learning(network)
+        network = fast(network, learning=True)
         compile_as_training(network, request)
         image, mask, weights = tensors
         return lambda: network.train_on_batch(image, mask, sample_weight=weights), network

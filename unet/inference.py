@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from roofkit import tensorflow_ops
 from roofkit.cli import say
 from roofkit.errors import BadInputError, SettingsError, named_reason, reason
 from roofkit.stopping import raise_if_stopped
@@ -282,8 +283,6 @@ def _traced(loaded: LoadedModel, shape: Shape) -> Any:
     Bands come first because OpenVINO, too, then has nothing to do before the model's own scaling. If it had, it would
     round the values to bfloat16 on the way, in which 300 and 301 kelvins are the same.
     """
-    import tensorflow as tf
-
     ops, first = start_keras().ops, loaded.data_format == "channels_first"
     rows, cols, bands = shape
 
@@ -291,7 +290,7 @@ def _traced(loaded: LoadedModel, shape: Shape) -> Any:
         output = loaded.model(frame if first else ops.transpose(frame, (0, 2, 3, 1)), training=False)
         return ops.cast(output[:, -1] if first else output[..., -1], "float32")
 
-    return tf.function(roof, autograph=False).get_concrete_function(tf.TensorSpec((1, bands, rows, cols), tf.float32))
+    return tensorflow_ops.traced(roof, (1, bands, rows, cols))
 
 
 def _in_float32(model: Any) -> Any:

@@ -14,12 +14,12 @@ import numpy as np
 from roofkit.stopping import raise_if_stopped
 from unet.backend import best_precision
 from unet.datagen import RoofFrames
+from unet.forms import fast
 from unet.losses import RoofLoss
 from unet.metrics import RoofF1, RoofIoU, ThresholdCounts, cooler
 from unet.model_file import save_model
 from unet.network import Preparation, build_unet
 from unet.plan import TrainSettings, duration, rate_factor
-from unet.upsampling import for_learning
 from unet.weights import WeightAverage, Weights, cooled
 
 PROBE = 3  # steps that are timed, after one that compiles and one that is the start of an epoch
@@ -59,9 +59,9 @@ class Learner:
         with precision("float32"):
             self.shipped = build_unet(settings.model, data_format=settings.data.data_format, **options)
         with precision(self.precision):
-            self.judge = build_unet(settings.frame_model, **options)
+            self.judge = fast(build_unet(settings.frame_model, **options), learning=False)
             with scope:
-                self.network = for_learning(build_unet(settings.crop_model, **options))
+                self.network = fast(build_unet(settings.crop_model, **options), learning=True)
                 self._compile()
         self.counts = ThresholdCounts()
         self.judge.compile(loss=self._loss(), weighted_metrics=[self.counts], jit_compile=_jit())
