@@ -1,7 +1,9 @@
-"""Which precision trains fastest on this processor or GPU: seconds a step for each, taken in turn.
+"""Which precision trains fastest on this processor or GPU, and what our layers gain over Keras' own: in turn.
 
 python bench/precision.py [--settings bench/banepa.json] [--rounds 5]
 The network, window and batch are those of the settings; pixels are random. `auto` is what training would choose.
+"As Keras has it" is the same network without the layers of unet/forms.py. A processor with AMX can be made one without
+AMX or bfloat16: ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16, AVX512_CORE or AVX2.
 """
 
 import argparse
@@ -10,20 +12,21 @@ import time
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from roofkit.settings import Settings, load_settings
-from unet.backend import best_precision, start_keras
+from unet.backend import best_precision, reuse_memory, start_keras
 from unet.plan import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def network(settings: Settings, precision: str) -> Any:
-    """The network as training compiles it."""
+def network(settings: Settings, precision: str, *, plain: bool) -> Any:
+    """The network as training compiles it; plain: with Keras' own layers."""
     start_keras().utils.set_random_seed(0)
     from unet.learner import Learner
     from unet.network import Preparation
@@ -31,7 +34,9 @@ def network(settings: Settings, precision: str) -> Any:
     training = settings.training_args.model_copy(update={"precision": precision})
     blocks = TrainSettings(settings.load_dataset_args, settings.model_args, settings.output_args, training)
     bands = settings.load_dataset_args.channels
-    return Learner(blocks, Preparation(None, [128.0] * bands, [64.0] * bands), contextlib.nullcontext()).network
+    keep = patch("unet.learner.fast", lambda network, learning: network) if plain else contextlib.nullcontext()
+    with keep:
+        return Learner(blocks, Preparation(None, [128.0] * bands, [64.0] * bands), contextlib.nullcontext()).network
 
 
 def batch(settings: Settings) -> tuple[Any, Any, Any]:
@@ -48,19 +53,26 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, default=ROOT / "bench/banepa.json")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    reuse_memory()
     settings = load_settings(options.settings)
     image, mask, weights = batch(settings)
-    networks = {name: network(settings, name) for name in ("float32", "mixed_bfloat16")}
-    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    sides = [(precision, plain) for precision in ("float32", "mixed_bfloat16") for plain in (False, True)]
+    networks = {side: network(settings, side[0], plain=side[1]) for side in sides}
+    seconds: dict[tuple[str, bool], list[float]] = {side: [] for side in sides}
     for round_ in range(options.rounds + 1):
-        for name, model in networks.items():
+        for side, model in networks.items():
             started = time.perf_counter()
             model.train_on_batch(image, mask, sample_weight=weights)
             if round_:  # the first one compiles
-                seconds[name].append(time.perf_counter() - started)
-    table = Table("precision", "s a step (median)", "least", "most", title=f"auto: {best_precision()}")
-    for name, taken in seconds.items():
-        table.add_row(name, *(f"{value:.3f}" for value in (median(taken), min(taken), max(taken))))
+                seconds[side].append(time.perf_counter() - started)
+    title = f"seconds a step, medians (least to most); auto: {best_precision()}"
+    table = Table("precision", "ours", "as Keras has it", "times as fast (median of rounds)", title=title)
+    for precision in ("float32", "mixed_bfloat16"):
+        ours, plain = seconds[precision, False], seconds[precision, True]
+        gain = median(b / a for a, b in zip(ours, plain))
+        table.add_row(
+            precision, *(f"{median(v):.3f} ({min(v):.3f} to {max(v):.3f})" for v in (ours, plain)), f"{gain:.2f}"
+        )
     Console().print(table)
 
 
