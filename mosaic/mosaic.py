@@ -44,13 +44,13 @@ from roofkit.raster import (
     Grid,
     Pixels,
     Valid,
+    closed_digest,
     create_raster,
     data_bands,
     grid_of,
     is_rgb,
     open_raster,
     own_names,
-    raster_digest,
     raster_files,
     read_pixels,
 )
@@ -266,7 +266,7 @@ def mosaic_tiles(src: Path, dst: Path, *, settings: MosaicArgs, rasters: RasterA
     check_alike(tiles)
     layout = lay_out(tiles)
     with Outputs(dst.parent, "mosaic", name=dst.name, overwrite=run.overwrite, keep_edits=run.keep_edits) as outputs:
-        key = fingerprint("mosaic", settings, rasters, [[tile.path.name, raster_digest(tile.path)] for tile in tiles])
+        key = fingerprint("mosaic", settings, rasters, [[tile.path.name, closed_digest(tile.path)] for tile in tiles])
         todo = outputs.plan({dst.name: key})
         if todo:
             fraction = _write(dst, tiles, layout, settings=settings, rasters=rasters, run=run)
