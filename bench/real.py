@@ -62,11 +62,11 @@ def show(out: Path, seconds: float) -> None:
     Console().print(table)
 
 
-def outlines(ax: Any, path: Path, where: str | None, colour: str) -> None:
-    """Draw the polygons of a file, in longitude and latitude."""
+def outlines(ax: Any, path: Path, colour: str, **options: Any) -> None:
+    """Draw the polygons of a file, in longitude and latitude; `options` are those of geopandas' reader."""
     import geopandas as gpd
 
-    roofs = gpd.read_file(path, where=where).to_crs("EPSG:4326")
+    roofs = gpd.read_file(path, **options).to_crs("EPSG:4326")
     roofs.boundary.plot(ax=ax, color=colour, linewidth=0.9)
 
 
@@ -94,9 +94,9 @@ def draw(out: Path, settings: Path, picture: Path) -> None:
         ax.set_title(title)
         ax.set_axis_off()
         if title == titles[0]:
-            outlines(ax, labels, where, "#ffd60a")
+            outlines(ax, labels, "#ffd60a", where=where)
         else:
-            outlines(ax, out / "results" / "footprints.gpkg", None, "#00e5ff")
+            outlines(ax, out / "results" / "footprints.gpkg", "#00e5ff", layer="footprints")
         gpd.GeoSeries([held_out], crs="EPSG:4326").boundary.plot(ax=ax, color="white", linewidth=1.4)
         ax.set_xlim(left, right)
         ax.set_ylim(bottom, top)
