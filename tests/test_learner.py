@@ -16,6 +16,7 @@ from unet.weights import WeightAverage, adapt, cooled
 keras = start_keras()
 from contextlib import nullcontext
 
+from unet.forms import FusedNormalization
 from unet.learner import Learner
 from unet.network import Preparation
 
@@ -171,6 +172,14 @@ def test_measuring_the_speed_leaves_no_trace(little, settings, frames):
     assert check > 0
     assert same(learner.state(), before)
     assert (train.steps, val.steps) == (3, 3)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras runs on another backend")
+def test_it_learns_and_judges_with_fused_layers_and_saves_those_of_keras(settings):
+    learner, fused = learner_of(settings), FusedNormalization
+    kinds = [{type(layer) for layer in part.layers} for part in (learner.network, learner.judge, learner.shipped)]
+    assert [fused in found for found in kinds] == [True, True, False]
+    assert [keras.layers.BatchNormalization in found for found in kinds] == [False, False, True]
 
 
 @pytest.mark.slow  # test_train resumes whole trainings

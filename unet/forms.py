@@ -60,11 +60,6 @@ class FusedNormalization(layers.BatchNormalization):  # type: ignore[misc]
         return outputs
 
 
-Forms = Mapping[type, Any]  # a layer's type to another's
-LEARNING: Mapping[str, Forms] = {"jax": {layers.Conv2DTranspose: SpreadTranspose}}  # their gradients
-ALWAYS: Mapping[str, Forms] = {"tensorflow": {layers.BatchNormalization: FusedNormalization}}
-
-
 def fast(network: keras.Model, *, learning: bool) -> keras.Model:
     """A network with the same weights and numbers that is fast on this backend; itself, where none is known.
 
@@ -72,13 +67,15 @@ def fast(network: keras.Model, *, learning: bool) -> keras.Model:
         network: The network.
         learning: Whether it will learn, or only be asked.
     """
-    backend = keras.backend.backend()
-    forms = {**ALWAYS.get(backend, {}), **(LEARNING.get(backend, {}) if learning else {})}
-    return in_forms(network, forms) if forms else network
+    if keras.backend.backend() == "tensorflow":
+        return in_forms(network, {layers.BatchNormalization: FusedNormalization})
+    if keras.backend.backend() == "jax" and learning:  # only the gradient is slow
+        return in_forms(network, {layers.Conv2DTranspose: SpreadTranspose})
+    return network
 
 
-def in_forms(network: keras.Model, forms: Forms) -> keras.Model:
-    """The network with other layers in place of those of the types that `forms` maps."""
+def in_forms(network: keras.Model, forms: Mapping[type, Any]) -> keras.Model:
+    """The network with layers of other types in place of those that `forms` maps to them."""
 
     def form(layer: Any) -> Any:
         return forms.get(type(layer), type(layer)).from_config(layer.get_config())
