@@ -186,7 +186,7 @@ def compare_prediction(settings: Settings, data: Path, out: Path, rounds: int) -
     def ours() -> None:
         with open_raster(scene) as src:
             region = Window(0, 0, src.width, src.height)
-            found["ours"] = np.concatenate([strip for _, strip in predictor.scan(src, region)])
+            found["ours"] = np.concatenate([strip for _, strip, _ in predictor.scan(src, region)])
 
     def peer() -> None:
         found["peer"] = plain.predict(windows, batch_size=settings.predict_args.batch_size, verbose=0)

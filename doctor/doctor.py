@@ -109,14 +109,14 @@ class Patient:
 def environment(patient: Patient) -> Iterator[Finding]:
     """The machine, the packages, and a raster there and back."""
     from roofkit.checks import check_environment
-    from unet.backend import start_keras
+    from unet.backend import gpu_count
 
     try:
-        gpus = start_keras().distribution.list_devices("gpu")
+        gpus = gpu_count()
     except ImportError as error:
         yield found("environment", "environment", str(error), where=".venv", expected="Keras")
     else:
-        yield from check_environment(patient.paths.results, len(gpus))
+        yield from check_environment(patient.paths.results, gpus)
 
 
 def rasters(patient: Patient) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """A pixel classifier: features, model, calibration and threshold; from a window of imagery to roof probabilities."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,21 +72,23 @@ class PixelClassifier:
 
     def scan(
         self, src: DatasetReader, workers: int | None = None, region: Window | None = None
-    ) -> Iterator[tuple[Window, Floats]]:
-        """Windows that cover a raster, or a region of it, once, each with its roof probability (rows, cols).
+    ) -> Generator[tuple[Window, Floats, Valid], None, None]:
+        """Windows that cover a raster, or a region, once, with roof probability (rows, cols) and validity of each.
 
         They are aligned to blocks, as the region is. Those without a valid pixel near them are left out.
 
         Raises:
             BadInputError: The file's pixels are broken.
         """
+        margin = self.features.margin
 
-        def work(task: tuple[Window, Pixels, Valid]) -> tuple[Window, Floats]:
-            window, *around = task
-            return window, self.probability(*around)
+        def work(task: tuple[Window, Pixels, Valid]) -> tuple[Window, Floats, Valid]:
+            window, pixels, valid = task
+            rows, cols = (slice(margin, margin + int(size)) for size in (window.height, window.width))
+            return window, self.probability(pixels, valid), valid[rows, cols]
 
         region = region or Window(0, 0, src.width, src.height)
         inside = feature_windows(region.height, region.width, len(self.features.names))
         windows = (Window(w.col_off + region.col_off, w.row_off + region.row_off, w.width, w.height) for w in inside)
-        tasks = ((window, *read_around(src, window, self.features.margin)) for window in windows)
+        tasks = ((window, *read_around(src, window, margin)) for window in windows)
         yield from map_threads(work, (task for task in tasks if task[2].any()), workers=workers)

@@ -156,7 +156,7 @@ def judged(kind: str, lesson: Lesson, model: Model) -> tuple[PixelClassifier, di
     for pair, histogram in zip(progress(pairs, len(pairs), "validation", quiet=lesson.run.quiet), histograms):
         roof, valid = read_truth(pair)
         with open_raster(pair.frame) as src:
-            for window, probability in raw.scan(src, lesson.run.workers):
+            for window, probability, _ in raw.scan(src, lesson.run.workers):
                 here = window.toslices()
                 histogram += scores.frame_counts(probability, roof[here], valid[here])
     histogram = histograms.sum(axis=0)

@@ -1,16 +1,16 @@
 """Roof probabilities of whole scenes by a forest or regression."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import cached_property
 from pathlib import Path
 
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from pixelwise.classifier import Floats, PixelClassifier
+from pixelwise.classifier import PixelClassifier
 from pixelwise.model_file import load_classifier
 from roofkit.settings import PredictArgs
-from unet.predictor import Predictor
+from unet.predictor import Predictor, Scanned
 
 
 class PixelPredictor(Predictor):
@@ -25,6 +25,6 @@ class PixelPredictor(Predictor):
         """The model, read when first needed."""
         return load_classifier(self.path)
 
-    def scan(self, src: DatasetReader, region: Window) -> Iterator[tuple[Window, Floats]]:
+    def scan(self, src: DatasetReader, region: Window) -> Generator[Scanned, None, None]:
         """Windows, worked out side by side on all cores."""
         yield from self.loaded.scan(src, self.workers, region)

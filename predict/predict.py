@@ -206,8 +206,8 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
         if block.window and not any(read_valid(src, part).any() for part in inside(region)):
             return tally
         writers = _Writers(stack, src, block, targets, rasters)
-        for window, probability in predictor.scan(src, region):
-            valid = read_valid(src, window)
+        found = stack.enter_context(contextlib.closing(predictor.scan(src, region)))
+        for window, probability, valid in found:
             if not valid.any():
                 continue
             probability = np.where(valid, probability, np.float32(0))

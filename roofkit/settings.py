@@ -496,6 +496,9 @@ class PredictArgs(Block):
     runtime: Literal["auto", "keras", "openvino"] = Field(
         "auto", description="what runs the network; auto: OpenVINO where it is installed and Keras uses no GPU"
     )
+    precision: Literal["auto", "float32"] = Field(
+        "auto", description="auto: bfloat16 where this processor or GPU computes fast in it, else float32"
+    )
     flips: bool = Field(
         False, description="average over the eight flips and quarter turns (four where windows are not square)"
     )

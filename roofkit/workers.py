@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import copy_context
@@ -104,7 +104,7 @@ def started(count: int) -> Iterator[ProcessPoolExecutor | None]:
 
 def map_threads(
     work: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`work(item)` for each item, in their order, for work that lets go of the interpreter's lock.
 
     Items are taken by the calling thread, a few ahead, so that they may come from an open file.
@@ -126,9 +126,16 @@ def map_threads(
 
 @contextlib.contextmanager
 def ahead(items: Iterable[Item], count: int = 2) -> Iterator[Iterator[Item]]:
-    """The same items, made in a thread of their own from now on, `count` of them before they are asked for."""
-    with ThreadPoolExecutor(1) as thread:
-        take: Callable[[], Future[Any]] = partial(thread.submit, copy_context().run, partial(next, iter(items), _END))
+    """The same items, made in a thread of their own from now on, `count` of them before they are asked for.
+
+    A generator is closed at the end, when the thread has ended.
+    """
+    source = iter(items)
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, Generator):
+            stack.enter_context(contextlib.closing(source))
+        thread = stack.enter_context(ThreadPoolExecutor(1))
+        take: Callable[[], Future[Any]] = partial(thread.submit, copy_context().run, partial(next, source, _END))
         coming = deque(take() for _ in range(max(count, 1)))
         try:
             yield _taken(coming, take)

@@ -13,7 +13,7 @@ import pytest
 from roofkit import stopping
 from roofkit.errors import BadInputError, SettingsError
 from roofkit.settings import ModelArgs, OutputArgs
-from unet.backend import start_keras
+from unet.backend import gpu_count, start_keras
 
 keras = start_keras()
 from keras import layers
@@ -205,6 +205,14 @@ def test_order_and_short_batches(small, runtime):
     assert list(runner.map([])) == []
 
 
+@pytest.mark.parametrize("runtime", ["keras", pytest.param("openvino", marks=needs_openvino)])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float64"])
+def test_batches_of_any_dtype(small, runtime, dtype):
+    runner = open_inference(small, runtime=runtime)
+    batch = np.random.default_rng(0).integers(0, 3, (3, 8, 8, 2)).astype(dtype)
+    np.testing.assert_array_equal(mapped(runner, [batch]), mapped(runner, [batch.astype(np.float32)]))
+
+
 @needs_openvino
 def test_same_bytes_in_any_company():
     loaded = ready(network("satellite_unet"))
@@ -319,8 +327,105 @@ def test_without_openvino(small, monkeypatch, capsys):
 
 
 def test_with_a_gpu(small, monkeypatch):
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: ["gpu:0"])
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
     assert open_inference(small).runtime == "keras"
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """As if Keras computed on a GPU that is fast in bfloat16."""
+    monkeypatch.setattr(inference, "gpu_count", lambda: 1)
+    monkeypatch.setattr(inference, "best_precision", lambda: "mixed_bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "classes", "normalization", "data_format"),
+    [
+        ("satellite_unet", 1, "batch", "channels_last"),
+        ("satellite_unet", 2, "batch", "channels_first"),
+        ("residual_unet", 2, "group", "channels_last"),
+    ],
+)
+def test_a_gpu_computes_in_bfloat16(on_gpu, architecture, classes, normalization, data_format):
+    loaded = ready(network(architecture, data_format, classes, normalization), data_format)
+    images = frames(3)[0]
+    expected = mapped(KerasInference(loaded, "m.h5"), [images])
+    assert expected.std() > 0.02
+    runner = open_inference(loaded)
+    found = mapped(runner, [images])
+    assert 0 < abs(found - expected).mean() < 0.005
+    assert len(np.unique(found)) > 1000  # not the 256 steps that bfloat16 has
+    policies = [layer.compute_dtype for layer in runner.loaded.model.layers]
+    inside = policies.index("bfloat16"), len(policies) - policies[::-1].index("bfloat16")
+    assert set(policies[: inside[0]] + policies[inside[1] :]) == {"float32"}
+    assert len({*policies[slice(*inside)]}) == 1
+    assert [w.dtype for w in runner.loaded.model.weights] == ["float32"] * len(loaded.model.weights)
+    assert {layer.compute_dtype for layer in loaded.model.layers} == {"float32"}
+    exactly = mapped(open_inference(loaded, precision="float32"), [images])
+    np.testing.assert_allclose(exactly, expected, atol=1e-5)
+
+
+def test_a_gpu_tells_300_kelvins_from_301(on_gpu):
+    inputs = keras.Input((SIDE, SIDE, BANDS))
+    scaled = layers.Rescaling([[[0.5] * BANDS]], [[[-150.0] * BANDS]])(inputs)
+    outputs = layers.Conv2D(1, 1, activation="sigmoid")(layers.Conv2D(8, 3, padding="same", activation="relu")(scaled))
+    loaded = ready(keras.Model(inputs, outputs))
+    kelvins = np.random.default_rng(0).normal(300, 2, (2, SIDE, SIDE, BANDS)).astype(np.float32)
+    expected = mapped(KerasInference(loaded, "m.h5"), [kelvins])
+    assert expected.std() > 0.05
+    assert abs(mapped(open_inference(loaded), [kelvins]) - expected).mean() < 0.002
+
+
+class Once(layers.Layer):
+    """A layer that cannot be made again from its configuration."""
+
+    def call(self, inputs):
+        return inputs * 0.5
+
+    def get_config(self):
+        raise NotImplementedError("nobody wrote it")
+
+
+def test_a_model_that_cannot_be_made_again_is_used_as_it_is(on_gpu, capsys):
+    inputs = keras.Input((8, 8, 2))
+    loaded = ready(keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid")(Once()(inputs))), side=8, bands=2)
+    runner = open_inference(loaded, name="m.keras")
+    line = capsys.readouterr().err
+    assert line.startswith("m.keras: used as it is, which is slower on a GPU (")
+    assert line.count("\n") == 1
+    (batch,) = small_batches(3)
+    np.testing.assert_array_equal(mapped(runner, [batch]), loaded.model.predict_on_batch(batch)[..., -1])
+
+
+@needs_openvino
+def test_float32_by_openvino(monkeypatch):
+    monkeypatch.setattr(inference, "best_precision", lambda: "mixed_bfloat16")
+    loaded, images = ready(network("satellite_unet")), frames(3)[0]
+    runner = open_inference(loaded, runtime="openvino", precision="float32")
+    expected = mapped(KerasInference(loaded, "m.h5"), [images])
+    np.testing.assert_allclose(mapped(runner, [images]), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("backend", "devices", "expected"),
+    [
+        ("tensorflow", ["gpu:0", "gpu:1"], 2),
+        ("tensorflow", ["cpu:0", "cpu:1"], 0),
+        ("jax", ["gpu:0"], 1),
+        ("jax", ["tpu:0"], 0),
+    ],
+)
+def test_gpus_are_counted(monkeypatch, backend, devices, expected):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: devices)
+    assert gpu_count() == expected
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:0", 1), ("cpu", 0)])
+def test_the_gpu_of_torch_is_counted(monkeypatch, device, expected):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    monkeypatch.setattr(keras.ops, "ones", lambda shape: SimpleNamespace(device=device))
+    assert gpu_count() == expected
 
 
 def test_with_another_backend(small, monkeypatch):

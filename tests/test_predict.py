@@ -2,7 +2,8 @@
 
 import json
 import re
-from itertools import pairwise
+import threading
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -16,7 +17,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from predict.predict import Block, Targets, main, predict_block
 from roofkit.artifacts import recorded
-from roofkit.errors import MismatchError, MissingInputError
+from roofkit.errors import BadInputError, MismatchError, MissingInputError
 from roofkit.settings import PredictArgs, RasterArgs
 from unet.predictor import NetworkPredictor, blend_weights, mirrored, parts, starts, turned, turned_back
 
@@ -162,6 +163,52 @@ def test_invalid_pixels_are_0_and_invalid(make_raster, tmp_path):
     count, share = 40 * 43, pytest.approx(200 / 255)
     assert (tally.valid, tally.roof, tally.lowest, tally.highest) == (count, count, share, share)
     assert (tally.total / count, tally.squares / count) == (share, pytest.approx((200 / 255) ** 2))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_validity_is_that_of_the_file_pixel_by_pixel(make_raster, tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr("unet.predictor.PART_WIDTH", 256)
+    holes = np.random.default_rng(5).random((600, 700)) < 0.3
+    holes[100:300, :500] = True
+    pixels = np.where(holes, 0 if dtype == "uint8" else np.nan, scene(600, 700) | 1).astype(dtype)
+    path = make_raster(pixels, nodata=0 if dtype == "uint8" else None)
+    predicted(path, predictor(tmp_path), Targets(tmp_path / "m"), rasters=RasterArgs())
+    np.testing.assert_array_equal(read(tmp_path / "m" / "scene.tif")[1] > 0, ~holes)
+
+
+def reading_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+
+@pytest.mark.parametrize("windows", [0, 1, 5])
+def test_no_thread_reads_on_when_the_scan_is_closed(make_raster, tmp_path, windows):
+    with rasterio.open(make_raster(scene(2000, 300))) as src:
+        found = predictor(tmp_path).scan(src, Window(0, 0, 300, 2000))
+        assert len(list(islice(found, windows))) == windows
+        found.close()
+        assert not reading_threads()
+
+
+def test_an_error_of_the_network_ends_every_thread(make_raster, tmp_path):
+    class Failing(Brightness):
+        def predict_on_batch(self, batch):
+            raise OverflowError("too large")
+
+    with pytest.raises(BadInputError, match="it fails at 32 x 32 pixels"):
+        predicted(
+            make_raster(scene(2000, 300)), predictor(tmp_path, Failing()), Targets(tmp_path / "m"), rasters=RasterArgs()
+        )
+    assert not reading_threads()
+    assert not list((tmp_path / "m").glob("*"))
+
+
+def test_a_scene_that_breaks_off(make_raster, tmp_path):
+    path = make_raster(scene(2000, 300))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size * 2 // 3)
+    with pytest.raises(BadInputError, match=r"scene\.tif: broken pixels"):
+        predicted(path, predictor(tmp_path), Targets(tmp_path / "m"), rasters=RasterArgs())
+    assert not reading_threads()
 
 
 def test_two_classes_and_channels_first(make_raster, tmp_path):

@@ -828,15 +828,23 @@ def test_the_precision_of_this_machine(monkeypatch, flags, gpu, expected):
             raise FileNotFoundError(command[0])
         return subprocess.CompletedProcess(command, 0, gpu)
 
+    monkeypatch.setattr("unet.backend.gpu_count", lambda: 1)
     monkeypatch.setattr("unet.backend.subprocess.run", ask)
     monkeypatch.setattr("unet.backend.Path.read_text", lambda self, **options: f"flags : {flags}\n")
     assert best_precision() == expected
+
+
+def test_a_gpu_that_keras_does_not_use_does_not_count(monkeypatch):
+    monkeypatch.setattr("unet.backend.gpu_count", lambda: 0)
+    monkeypatch.setattr("unet.backend.gpu_capability", lambda: 9.0)
+    monkeypatch.setattr("unet.backend.Path.read_text", lambda self, **options: "flags : fpu avx2\n")
+    assert best_precision() == "float32"
 
 
 def test_where_the_processor_cannot_be_asked_it_is_float32(monkeypatch):
     def absent(self, **options):
         raise FileNotFoundError
 
-    monkeypatch.setattr("unet.backend.gpu_capability", lambda: None)
+    monkeypatch.setattr("unet.backend.gpu_count", lambda: 0)
     monkeypatch.setattr("unet.backend.Path.read_text", absent)
     assert best_precision() == "float32"

@@ -51,7 +51,7 @@ def best_precision() -> str:
     T4), else float32. Processors: mixed_bfloat16 with AMX, or with AVX512-BF16 of AMD; else float32. Intel's
     AVX512-BF16 multiplies no faster than its float32 (bench/precision.py), and elsewhere bfloat16 is emulated.
     """
-    capability = gpu_capability()
+    capability = gpu_capability() if gpu_count() else None
     if capability is not None:
         return "mixed_bfloat16" if capability >= 8.0 else "mixed_float16" if capability >= 7.0 else "float32"
     try:
@@ -60,6 +60,14 @@ def best_precision() -> str:
         return "float32"  # no Linux
     fast = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
     return "mixed_bfloat16" if fast else "float32"
+
+
+def gpu_count() -> int:
+    """GPUs that Keras computes on here, with the backend that it has."""
+    keras = start_keras()
+    if keras.backend.backend() == "torch":  # knows no keras.distribution; Keras uses one
+        return int(str(keras.ops.ones(1).device).startswith("cuda"))
+    return sum(device.startswith("gpu") for device in keras.distribution.list_devices())
 
 
 def gpu_capability() -> float | None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -169,7 +169,7 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
 
     def _made(self, first: int, end: int) -> Generator[Batch, None, None]:
         """Batches from `first` to before `end`, while threads work a few frames ahead."""
-        filled = cast("Generator[Place, None, None]", map_threads(self._fill, self._empty_places(first, end)))
+        filled = map_threads(self._fill, self._empty_places(first, end))
         with contextlib.closing(filled):
             yield from (place.batch for place in filled if place.last)
 

@@ -10,9 +10,9 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from roofkit import tensorflow_ops
 from roofkit.cli import say
 from roofkit.errors import BadInputError, SettingsError, named_reason, reason
+from roofkit.raster import Pixels
 from roofkit.stopping import raise_if_stopped
-from unet.backend import best_precision, start_keras
+from unet.backend import best_precision, gpu_count, start_keras
 from unet.model_file import LoadedModel, bad_model
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, ...]  # of a frame: rows, cols, bands
 Runtime = Literal["auto", "keras", "openvino"]
+Precision = Literal["auto", "float32"]
 SETTING = "predict_args.runtime"
 REPORTING = "openvino.tools.ovc"  # the part of OpenVINO that reports each import to its maker over the network
 PLACES = re.compile(r"(Exception from|Check '[^']*' failed at) \S+:\d+:")  # in OpenVINO's source, before what it says
@@ -41,13 +43,13 @@ class Inference(ABC):
     runtime: str
 
     @abstractmethod
-    def map(self, batches: Iterable[Floats]) -> Generator[Floats, None, None]:
+    def map(self, batches: Iterable[Pixels]) -> Generator[Floats, None, None]:
         """The roof probability (frames, rows, cols), 0 to 1, of each batch, in their order.
 
         Args:
-            batches: (frames, rows, cols, bands), float32, in the file's own values, whatever the model's data format.
-                They are taken by the calling thread, so that they may come from an open file, and some ahead of what
-                comes out; the array is free again when the next one is asked for.
+            batches: (frames, rows, cols, bands), in the file's own values and any dtype, whatever the model's data
+                format. They are taken by the calling thread, so that they may come from an open file, and some ahead
+                of what comes out; the array is free again when the next one is asked for.
         """
 
 
@@ -55,6 +57,7 @@ def open_inference(
     loaded: LoadedModel,
     *,
     runtime: Runtime = "auto",
+    precision: Precision = "auto",
     threads: int | None = None,
     name: str | Path = "the network",
 ) -> Inference:
@@ -63,6 +66,7 @@ def open_inference(
     Args:
         loaded: The model.
         runtime: keras, openvino, or auto: OpenVINO where it is installed, Keras uses no GPU, and the model allows it.
+        precision: auto: bfloat16 where OpenVINO on this processor, or Keras on this GPU, is fast in it, else float32.
         threads: Of OpenVINO, at most; None: as many as it likes.
         name: What messages call the model.
 
@@ -72,9 +76,9 @@ def open_inference(
     """
     openvino = _library(runtime)
     if openvino is None:
-        return KerasInference(loaded, name)
+        return KerasInference(_for_gpu(loaded, precision, name) if gpu_count() else loaded, name)
     try:
-        return OpenVinoInference(loaded, openvino, threads)
+        return OpenVinoInference(loaded, openvino, precision, threads)
     except Exception as error:  # for a foreign network converter and compiler raise anything at all
         raise_if_stopped()
         found = f"not usable by OpenVINO ({type(error).__name__}: {reason(PLACES.sub('', str(error)))})"
@@ -92,12 +96,13 @@ class KerasInference(Inference):
     def __init__(self, loaded: LoadedModel, name: Path | str) -> None:
         self.loaded, self.name = loaded, name
 
-    def map(self, batches: Iterable[Floats]) -> Generator[Floats, None, None]:
+    def map(self, batches: Iterable[Pixels]) -> Generator[Floats, None, None]:
         """The roof probability of each batch."""
         first = self.loaded.data_format == "channels_first"
         for batch in batches:
+            images = np.asarray(batch.transpose(0, 3, 1, 2) if first else batch, np.float32)
             try:
-                output = self.loaded.model.predict_on_batch(batch.transpose(0, 3, 1, 2) if first else batch)
+                output = self.loaded.model.predict_on_batch(images)
             except Exception as error:  # in a foreign network layers raise anything at all
                 raise_if_stopped()
                 if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
@@ -115,17 +120,20 @@ class OpenVinoInference(Inference):
     Args:
         loaded: The model; Keras has to run on TensorFlow.
         openvino: The library.
+        precision: auto or float32.
         threads: At most so many; None: as many as it likes.
     """
 
     runtime = "openvino"
 
-    def __init__(self, loaded: LoadedModel, openvino: ModuleType, threads: int | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedModel, openvino: ModuleType, precision: Precision = "auto", threads: int | None = None
+    ) -> None:
         self.loaded = loaded
         self._core = openvino.Core()
         self._options: dict[str, Any] = {
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": _precision(self._core),
+            "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else _fast_precision(self._core),
             "ENABLE_CPU_PINNING": False,  # a pinned thread waits while something else has its core: a reader, a worker
         }
         if threads:
@@ -134,7 +142,7 @@ class OpenVinoInference(Inference):
         rows, cols = (size or usual for size, usual in zip(loaded.input_size, loaded.frame_size))
         self._network((rows, cols, loaded.channels))  # what fails, fails before the work
 
-    def map(self, batches: Iterable[Floats]) -> Generator[Floats, None, None]:
+    def map(self, batches: Iterable[Pixels]) -> Generator[Floats, None, None]:
         """The roof probability of each batch; while one is read, the frames of those before it are worked on."""
         flights: deque[_Flight] = deque()
         try:
@@ -167,11 +175,11 @@ class _Network:
         self._idle: list[Any] = []
         self.streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
-    def start(self, batch: Floats) -> "_Flight":
+    def start(self, batch: Pixels) -> "_Flight":
         """Begin with all frames of a batch."""
         return _Flight(self, [self._ask(frame) for frame in batch], np.empty(batch.shape[:3], np.float32))
 
-    def _ask(self, frame: Floats) -> Any:
+    def _ask(self, frame: Pixels) -> Any:
         request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
         request.get_input_tensor().data[0] = frame.transpose(2, 0, 1)
         request.start_async()
@@ -222,7 +230,7 @@ def _library(runtime: Runtime) -> ModuleType | None:
         return None
     keras = start_keras()
     backend = keras.backend.backend()
-    fits = backend == "tensorflow" and (runtime == "openvino" or not keras.distribution.list_devices("gpu"))
+    fits = backend == "tensorflow" and (runtime == "openvino" or not gpu_count())
     openvino = _import_openvino() if fits else None
     if openvino or runtime == "auto":
         return openvino
@@ -255,7 +263,7 @@ def _absent(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
-def _precision(core: Any) -> str:
+def _fast_precision(core: Any) -> str:
     """bf16 where the processor multiplies it natively and fast, else f32."""
     native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # the best precision may be a GPU's
     return "bf16" if native and best_precision() == "mixed_bfloat16" else "f32"
@@ -293,13 +301,43 @@ def _traced(loaded: LoadedModel, shape: Shape) -> Any:
     return tensorflow_ops.traced(roof, (1, bands, rows, cols))
 
 
+def _for_gpu(loaded: LoadedModel, precision: Precision, name: str | Path) -> LoadedModel:
+    """The model in the form and precision in which a GPU computes it fast."""
+    from unet.forms import fast
+
+    half = precision == "auto" and best_precision() == "mixed_bfloat16"
+    try:
+        return replace(loaded, model=fast(_in_bfloat16(loaded.model) if half else loaded.model, learning=False))
+    except Exception as error:  # a foreign network may have layers that cannot be made again
+        raise_if_stopped()
+        say(f"{name}: used as it is, which is slower on a GPU ({type(error).__name__}: {reason(str(error))}).")
+        return loaded
+
+
 def _in_float32(model: Any) -> Any:
     """The model, or its twin in float32 where layers compute in another precision: the converter knows no bfloat16."""
     if all(layer.compute_dtype == "float32" for layer in _layers(model)):
         return model
+    return _twin(model, lambda layer: "float32")
+
+
+def _in_bfloat16(model: Any) -> Any:
+    """The model's twin in bfloat16, its scaling and what makes probabilities in float32, as training has it.
+
+    In bfloat16, which has the range of float32, 300 and 301 are the same, and so are probabilities 1/256 apart.
+    """
+    keras = start_keras()
+    scaling = keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Permute
+    last = max((index for index, layer in enumerate(model.layers) if layer.weights), default=0)
+    exact = [*takewhile(lambda layer: isinstance(layer, scaling), model.layers), *model.layers[last:]]
+    return _twin(model, lambda layer: "float32" if layer in exact else "mixed_bfloat16")
+
+
+def _twin(model: Any, policy: Callable[[Any], str]) -> Any:
+    """The same network of layers that have other dtype policies, with float32 weights."""
     twin = start_keras().models.clone_model(
         model,
-        clone_function=lambda layer: type(layer).from_config(layer.get_config() | {"dtype": "float32"}),
+        clone_function=lambda layer: type(layer).from_config(layer.get_config() | {"dtype": policy(layer)}),
         recursive=True,
     )
     twin.set_weights([np.asarray(weight, np.float32) for weight in model.get_weights()])

@@ -3,7 +3,7 @@
 import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import cached_property, reduce
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -15,15 +15,18 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.errors import MismatchError
-from roofkit.raster import BLOCK, data_bands, read_pixels
+from roofkit.raster import BLOCK, Pixels, Valid, data_bands, read_pixels
 from roofkit.settings import PredictArgs
+from roofkit.workers import ahead, cores, map_threads
 
 if TYPE_CHECKING:
     from unet.inference import Inference
     from unet.model_file import LoadedModel
 
 PART_WIDTH = 8192  # columns that are blended at a time: with it, memory does not grow with a scene's width
+PREPARING = 4  # threads, at most: more would hold more windows than the network keeps up with
 Floats = NDArray[np.float32]
+Scanned = tuple[Window, Floats, Valid]  # a window, its roof probability (rows, cols), 0 to 1, and where it is valid
 Turn = tuple[int, bool]  # quarter turns to the left, then mirrored or not
 
 
@@ -79,10 +82,11 @@ class Predictor(ABC):
         """The model, which knows the threshold that was best on the validation frames, and the bands that it takes."""
 
     @abstractmethod
-    def scan(self, src: DatasetReader, region: Window) -> Iterator[tuple[Window, Floats]]:
-        """Windows that cover a region of a scene once, each with its roof probability (rows, cols), 0 to 1.
+    def scan(self, src: DatasetReader, region: Window) -> Generator[Scanned, None, None]:
+        """Windows that cover a region of a scene once.
 
-        They are aligned to blocks, as the region is. Those without a valid pixel may be left out.
+        They are aligned to blocks, as the region is. Those without a valid pixel may be left out. Until the generator
+        is closed the scene is read in another thread, and may not be read in this one.
         """
 
     def check(self, src: DatasetReader, path: Path) -> None:
@@ -107,9 +111,10 @@ class NetworkPredictor(Predictor):
         """What runs the network."""
         from unet.inference import open_inference
 
-        return open_inference(self.loaded, runtime=self.settings.runtime, name=self.path)
+        settings = self.settings
+        return open_inference(self.loaded, runtime=settings.runtime, precision=settings.precision, name=self.path)
 
-    def scan(self, src: DatasetReader, region: Window) -> Iterator[tuple[Window, Floats]]:
+    def scan(self, src: DatasetReader, region: Window) -> Generator[Scanned, None, None]:
         """Strips of blended windows."""
         for part in parts(region, self.loaded.frame_size[1]):
             yield from _strips(src, self, part)
@@ -127,23 +132,32 @@ class NetworkPredictor(Predictor):
         every = [(quarters, mirror) for quarters in (range(4) if square else (0, 2)) for mirror in (False, True)]
         return every if self.settings.flips else every[:1]
 
-    def windows(self, src: DatasetReader, windows: Iterable[Window]) -> Iterator[tuple[Window, Floats]]:
-        """Each window that holds a valid pixel, with its roof probability (rows, cols), 0 to 1, at its own size."""
-        waiting: deque[list[Window]] = deque()
-        read = ((window, *found) for window in windows if (found := read_pixels(src, window))[1].any())
+    def windows(self, src: DatasetReader, windows: Iterable[Window]) -> Generator[Scanned, None, None]:
+        """Each window that holds a valid pixel, its roof probability at the window's own size.
 
-        def batches() -> Iterator[Floats]:
-            while batch := list(islice(read, self.settings.batch_size)):
-                waiting.append([window for window, _, _ in batch])
-                frames = np.stack([self._frame(pixels, valid) for _, pixels, valid in batch]).astype(np.float32)
-                yield from (turned(frames, turn) for turn in self.turns)
+        One thread reads, a few prepare what was read, and one runs the network; the caller has the rest to itself.
+        """
+        waiting: deque[list[tuple[Window, Valid]]] = deque()
 
-        with contextlib.closing(self.inference.map(batches())) as results:
+        def frame(found: tuple[Window, Pixels, Valid]) -> tuple[tuple[Window, Valid], Pixels]:
+            window, pixels, valid = found
+            return (window, valid), self._frame(pixels, valid)
+
+        def batches() -> Iterator[Pixels]:
+            read = ((window, *found) for window in windows if (found := read_pixels(src, window))[1].any())
+            with contextlib.closing(map_threads(frame, read, workers=min(PREPARING, cores()))) as frames:
+                while batch := list(islice(frames, self.settings.batch_size)):
+                    waiting.append([place for place, _ in batch])
+                    images = np.stack([image for _, image in batch])
+                    yield from (turned(images, turn) for turn in self.turns)
+
+        with ahead(batches(), 1) as coming, ahead(self.inference.map(coming), 1) as results:
             for first in results:
                 others = islice(results, len(self.turns) - 1)
                 back = (turned_back(one, turn) for one, turn in zip(chain([first], others), self.turns))
                 total = reduce(np.add, back)
-                yield from zip(waiting[0], map(self._back, total / len(self.turns), waiting.popleft()))
+                for (window, valid), probability in zip(waiting.popleft(), total / len(self.turns)):
+                    yield window, self._back(probability, window), valid
 
     def _frame(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
         """What the network sees (rows, cols, bands) of a window."""
@@ -179,8 +193,8 @@ def mirrored(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return np.pad(array, [(0, 0)] * (array.ndim - 2) + missing, mode="symmetric")
 
 
-def _strips(src: DatasetReader, predictor: NetworkPredictor, part: Window) -> Iterator[tuple[Window, Floats]]:
-    """Finished rows of a part of a scene, a few blocks high, each with its probabilities (rows, cols).
+def _strips(src: DatasetReader, predictor: NetworkPredictor, part: Window) -> Iterator[Scanned]:
+    """Finished rows of a part of a scene, a few blocks high.
 
     Windows lie where they would for the whole scene, so that nothing shows where two parts meet.
     """
@@ -191,9 +205,10 @@ def _strips(src: DatasetReader, predictor: NetworkPredictor, part: Window) -> It
     )
     windows = (Window(col, row, size[1], size[0]) for row in row_shares for col in col_shares)
     strip = _Strip(part, size[0])
-    for window, probability in predictor.windows(src, windows):
-        yield from strip.finished(window.row_off)
-        strip.add(window, probability * (row_shares[window.row_off][:, None] * col_shares[window.col_off]))
+    with contextlib.closing(predictor.windows(src, windows)) as found:
+        for window, probability, valid in found:
+            yield from strip.finished(window.row_off)
+            strip.add(window, probability * (row_shares[window.row_off][:, None] * col_shares[window.col_off]), valid)
     yield from strip.finished(part.row_off + part.height)
 
 
@@ -211,21 +226,27 @@ class _Strip:
         self._part = part
         self._top = int(part.row_off)
         self._sums = np.zeros((-(-rows // BLOCK) * BLOCK + BLOCK, int(part.width)), np.float32)
+        self._valid = np.zeros(self._sums.shape, bool)
 
-    def finished(self, row: int) -> Iterator[tuple[Window, Floats]]:
+    def finished(self, row: int) -> Iterator[Scanned]:
         """The rows above `row` in whole blocks, or to the end of the part; they are forgotten here."""
         end = int(self._part.row_off + self._part.height)
         last = end if row >= end else self._top + (row - self._top) // BLOCK * BLOCK
         while self._top < last:
             count = min(last - self._top, len(self._sums))
-            yield Window(self._part.col_off, self._top, self._part.width, count), self._sums[:count].copy()
-            self._sums = np.concatenate([self._sums[count:], np.zeros_like(self._sums[:count])])
+            window = Window(self._part.col_off, self._top, self._part.width, count)
+            yield window, self._sums[:count].copy(), self._valid[:count].copy()
+            self._sums, self._valid = (
+                np.concatenate([rows[count:], np.zeros_like(rows[:count])]) for rows in (self._sums, self._valid)
+            )
             self._top += count
 
-    def add(self, window: Window, share: Floats) -> None:
+    def add(self, window: Window, share: Floats, valid: Valid) -> None:
         """Add what a window (rows, cols) gives to those of its pixels that lie in the part."""
         inside = window.intersection(self._part)
         here, there = ((inside.row_off - w.row_off, inside.col_off - w.col_off) for w in (self._part, window))
         row, rows, cols = inside.row_off - self._top, int(inside.height), int(inside.width)
-        taken = share[there[0] : there[0] + rows, there[1] : there[1] + cols]
-        self._sums[row : row + rows, here[1] : here[1] + cols] += taken
+        taken = slice(there[0], there[0] + rows), slice(there[1], there[1] + cols)
+        place = slice(row, row + rows), slice(here[1], here[1] + cols)
+        self._sums[place] += share[taken]
+        self._valid[place] |= valid[taken]
