@@ -1,11 +1,11 @@
 """How fast the network of settings.json is on this GPU: frames a second, share of the GPU's peak, memory, compiling.
 
-KERAS_BACKEND=torch python bench/gpu.py --json FILE [--quick] [--frames FOLDER] [--minutes 9]
+KERAS_BACKEND=torch python bench/gpu.py --json FILE [--quick] [--plain] [--frames FOLDER] [--scene FILE] [--minutes 9]
 Every case (train or predict, batch, precision, compiled or not) runs in a process of its own, so that its peak memory
 is its own and a crash loses one case; running out of memory is noted. Inputs are random, and on the GPU before the
 clock starts. KERAS_BACKEND is tensorflow, jax (always compiled) or torch (compiled: torch.compile). Besides it, keras,
-numpy, pydantic and rich are all that is needed; for --frames what training needs. Where the project is not installed,
-put PYTHONPATH=. before the command. With 8 cores or more, a process is started while the one before it measures.
+numpy, pydantic and rich are all that is needed; for --frames and --scene what the stages need. The project need not
+be installed. With 8 cores or more, a process starts while another works.
 
   train    train_on_batch as training compiles it; it ends with loss and metrics on the host
   predict  the network with its probabilities averaged on the GPU; copying them to the host is timed apart
@@ -15,6 +15,8 @@ put PYTHONPATH=. before the command. With 8 cores or more, a process is started 
   copy     bringing a batch to the GPU, and for predict bringing its probabilities back
   feeding  (--frames) frames a second of the generator alone, and of training as train/train.py does it, from the
            generator, in the batch and precision of the fastest `train`; both after a first epoch, so from memory
+  scanning (--scene) windows a second of predict as predict/predict.py does it, from the scene to its mask, in the batch
+           of the fastest `predict`; and of the same with a network that costs nothing: what the stage itself can do
 Peaks are dense ones of NVIDIA's data sheets; float32 is measured against TF32 where the GPU has it, which convolutions
 use. Of MIG slices and other GPUs shares are null, unless --peak-tflops and --bandwidth say more. Operations need not be
 deterministic here, as TensorFlow would not compile them: TF_DETERMINISTIC_OPS=1 measures it as training runs it.
@@ -194,7 +196,7 @@ class Request:
 
     Args:
         task: train or predict; facts: say which device this is; feed and fit: time the generator on the folder
-            `frames`, and training from it.
+            `frames`, and training from it; scan: predict `scene`.
         settings: The settings file.
         size: Rows and columns of a frame.
         bands: Of a frame.
@@ -204,7 +206,9 @@ class Request:
         batch: Frames in a step.
         precision: A Keras policy.
         compiled: Keras' `jit_compile`.
+        plain: Layers are Keras' own, not those of unet/forms.py.
         frames: Holds train_frames and train_masks.
+        scene: A raster.
     """
 
     task: str
@@ -217,7 +221,9 @@ class Request:
     batch: int = 1
     precision: str = "float32"
     compiled: bool = False
+    plain: bool = False
     frames: str | None = None
+    scene: str | None = None
 
     def name(self) -> str:
         """For people."""
@@ -231,7 +237,7 @@ def answer(folder: Path) -> None:
     """
     importlib.import_module("keras")
     request = Request(**json.loads(sys.stdin.readline()))
-    work = {"facts": facts, "feed": feed, "fit": fit}.get(request.task, measure)
+    work = {"facts": facts, "feed": feed, "fit": fit, "scan": scan}.get(request.task, measure)
     try:
         found = work(request)
     except Exception as error:  # of any backend: it is the result of this case, and the next one is tried
@@ -374,10 +380,11 @@ def _step(network: Any, tensors: Sequence[Any], request: Request) -> tuple[Calla
     """What is timed, and the model that it runs; both end with numbers on the host."""
     import keras
 
-    if request.task == "train":
-        from unet.forms import fast
+    from unet.forms import fast
 
-        network = fast(network, learning=True)
+    if not request.plain:
+        network = fast(network, learning=request.task == "train")
+    if request.task == "train":
         compile_as_training(network, request)
         image, mask, weights = tensors
         return lambda: network.train_on_batch(image, mask, sample_weight=weights), network
@@ -495,6 +502,48 @@ def fit(request: Request) -> Answer:
     return {"frames_per_second": frames.steps * settings.data.batch_size / seconds, "seconds": seconds}
 
 
+def scan(request: Request) -> Answer:
+    """Time predict on a scene, after once that does not count: with the network, and with one that costs nothing."""
+    from predict.predict import Block, Targets, predict_block
+    from roofkit.raster import data_bands, open_raster
+    from roofkit.settings import load_settings
+    from unet.inference import Inference, open_inference
+    from unet.model_file import LoadedModel
+    from unet.predictor import NetworkPredictor, starts
+
+    class Nothing(Inference):
+        """A network that costs nothing."""
+
+        def map(self, batches: Iterable[np.ndarray]) -> Any:
+            """The first band of each frame."""
+            for batch in batches:
+                yield (batch[..., 0] > 0).astype(np.float32)
+
+    class Given(NetworkPredictor):
+        """A network that is in no file."""
+
+        loaded: Any
+        inference: Any
+
+    settings, path = load_settings(Path(request.settings)), Path(request.scene or "")
+    args, size = settings.predict_args.model_copy(update={"batch_size": request.batch}), (request.size, request.size)
+    with open_raster(path) as src:
+        request = replace(request, bands=len(data_bands(src)), precision="float32", layout="channels_last")
+        rows, cols = (len(starts(length, request.size, args.overlap)) for length in src.shape)
+    given = Given(path, args)
+    given.loaded = LoadedModel(build(request), 0.5, size, size, (), "channels_last", 1, request.bands)
+    rates = []
+    for inference in (open_inference(given.loaded, runtime=args.runtime, precision=args.precision), Nothing()):
+        given.inference = inference
+        for _ in range(2):
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.perf_counter()
+                predict_block(Block(path, path.stem), given, Targets(Path(folder)), rasters=settings.raster_args)
+                seconds = time.perf_counter() - started
+        rates.append(rows * cols / seconds)
+    return {"windows": rows * cols, "bands": request.bands, "windows_per_second": rates[0], "stage_alone": rates[1]}
+
+
 def _frames(request: Request) -> tuple[Any, Any, Any, float]:
     """The generator as training makes it, its settings, how pixels are scaled, and the seconds for reading all once.
 
@@ -597,7 +646,8 @@ def _environment(folder: Path) -> dict[str, str]:
     given["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the log is for what went wrong
     if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its older name; JAX takes one of the two
         given["XLA_CLIENT_MEM_FRACTION"] = "0.92"
-    return given | os.environ
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return given | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _read_answer(folder: Path, code: int) -> Answer:
@@ -660,19 +710,27 @@ def case_figures(request: Request, found: Answer, peaks: Peaks | None) -> Answer
     }
 
 
-def fastest(cases: Sequence[Answer]) -> Answer | None:
-    """The case that trained the most frames a second."""
-    done = [case for case in cases if case["task"] == "train" and not case["error"]]
+def fastest(cases: Sequence[Answer], task: str) -> Answer | None:
+    """The case of that task with the most frames a second."""
+    done = [case for case in cases if case["task"] == task and not case["error"]]
     return max(done, key=lambda case: case["frames_per_second"], default=None)
 
 
 def feeding(children: Children, base: Request, cases: Sequence[Answer]) -> Answer:
     """The generator alone, and training from it beside the fastest training of frames that are on the GPU already."""
-    best = fastest(cases)
+    best = fastest(cases, "train")
     like = {key: best[key] for key in ("batch", "precision")} if best else {"batch": 4}
     found = children.ask(replace(base, task="feed", **like)) | {"trained": best and best["frames_per_second"]} | like
     fitted = children.ask(replace(base, task="fit", **like)) if best else {"error": "no training to compare with"}
     return found | {"fitted": fitted.get("frames_per_second"), "fit_error": fitted.get("error")}
+
+
+def scanning(children: Children, base: Request, cases: Sequence[Answer]) -> Answer:
+    """Predict from a scene to a mask, beside the fastest prediction of frames that are on the GPU already."""
+    best = fastest(cases, "predict")
+    batch = best["batch"] if best else 4
+    found = children.ask(replace(base, task="scan", batch=batch))
+    return found | {"batch": batch, "predicted": best and best["frames_per_second"]}
 
 
 def driver() -> str | None:
@@ -689,7 +747,8 @@ def run(options: argparse.Namespace, console: Console) -> Answer:
     """Measure it all; the JSON is written anew after each case, so that a run cut short keeps what it has."""
     base = Request(
         "facts", str(options.settings.resolve()), options.size, options.bands, options.layout, options.rounds,
-        options.seconds, frames=str(options.frames.resolve()) if options.frames else None,
+        options.seconds, plain=options.plain, frames=str(options.frames.resolve()) if options.frames else None,
+        scene=str(options.scene.resolve()) if options.scene else None,
     )  # fmt: skip
     with contextlib.closing(Children(options.timeout)) as children:
         return _measured(children, base, options, console)
@@ -709,6 +768,9 @@ def _measured(children: Children, base: Request, options: argparse.Namespace, co
     if options.frames:
         report["feeding"] = feeding(children, base, report["cases"])
         write(report, options.json)
+    if options.scene:
+        report["scanning"] = scanning(children, base, report["cases"])
+        write(report, options.json)
     return report
 
 
@@ -726,8 +788,8 @@ def heading(children: Children, base: Request, options: argparse.Namespace) -> A
     return {
         "benchmark": "gpu", "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         **found, "driver": driver(), "peaks": asdict(peaks) if peaks else None, "peaks_source": source,
-        "size": base.size, "bands": base.bands, "layout": base.layout, "rounds": base.rounds, "cases": [],
-        "feeding": None,
+        "size": base.size, "bands": base.bands, "layout": base.layout, "plain": base.plain, "rounds": base.rounds,
+        "cases": [], "feeding": None, "scanning": None,
     }  # fmt: skip
 
 
@@ -748,7 +810,7 @@ def _outcome(case: Answer) -> str:
 def table(report: Answer) -> Table:
     """The cases, for people."""
     title = f"{report['device']}, {report['backend']}, {report['size']} x {report['size']} x {report['bands']}, "
-    shown = Table(title=title + report["layout"])
+    shown = Table(title=title + report["layout"] + (", Keras' own layers" if report["plain"] else ""))
     for name in ("task", "precision", "compiled"):
         shown.add_column(name)
     columns = ("batch", "frames/s", "ms a step", "TFLOP/s", "of peak", "GB/s", "of peak", "GiB", "compile s", "copy ms")
@@ -789,6 +851,15 @@ def feeding_line(found: Answer) -> str:
     return f"{line}; training from it {found['fitted']:.1f}, {share:.0%} of training alone ({like})"
 
 
+def scanning_line(found: Answer) -> str:
+    """The stage beside the network, in a sentence."""
+    if found.get("error"):
+        return f"scanning: {found['error']}"
+    line = f"scanning: predict {found['windows_per_second']:.1f} windows/s of {found['bands']} bands"
+    alone = f"the network alone {found['predicted']:.1f}, " if found["predicted"] else ""
+    return f"{line}; {alone}without one {found['stage_alone']:.1f} (batches of {found['batch']})"
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options; what is not given is that of a full run, or of a quick one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -808,6 +879,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for a case")
     parser.add_argument("--minutes", type=float, help="start no case after so many; those left are listed")
     parser.add_argument("--frames", type=Path, help="time the generator, too: holds train_frames and train_masks")
+    parser.add_argument("--scene", type=Path, help="time predict, too, on this raster")
+    parser.add_argument("--plain", action="store_true", help="Keras' own layers, to compare with")
     parser.add_argument("--peak-tflops", type=float, help="of the GPU, for every precision asked for")
     parser.add_argument("--bandwidth", type=float, help="of the GPU's memory, GB/s")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -826,6 +899,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(table(report))
     if report["feeding"]:
         console.print(feeding_line(report["feeding"]), highlight=False)
+    if report["scanning"]:
+        console.print(scanning_line(report["scanning"]), highlight=False)
     return 0 if any(not case["error"] for case in report["cases"]) else 1
 
 

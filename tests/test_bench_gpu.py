@@ -217,6 +217,28 @@ def test_the_generator_is_timed_where_nothing_could_be_trained():
     assert line.endswith("30.0 frames/s of 8 bands; training from it: no training to compare with")
 
 
+def test_predict_is_compared_with_the_fastest_prediction_alone():
+    cases = [CASE | {"task": "predict", "error": None, "frames_per_second": r, "batch": int(r)} for r in (20.0, 60.0)]
+    cases += [CASE | {"error": None, "frames_per_second": 99.0}]
+    answers = {"windows_per_second": 30.0, "stage_alone": 80.0, "bands": 4}
+    asked = []
+    children = Namespace(ask=lambda request: asked.append((request.task, request.batch)) or answers)
+    line = "scanning: predict 30.0 windows/s of 4 bands; {}without one 80.0 (batches of {})"
+    assert gpu.scanning_line(gpu.scanning(children, BASE, cases)) == line.format("the network alone 60.0, ", 60)
+    assert gpu.scanning_line(gpu.scanning(children, BASE, [])) == line.format("", 4)
+    assert asked == [("scan", 60), ("scan", 4)]
+    assert gpu.scanning_line({"error": "ended by signal 9"}) == "scanning: ended by signal 9"
+
+
+@pytest.mark.slow
+def test_predict_is_timed_on_a_scene(make_raster, tmp_path):
+    path = make_raster(np.random.default_rng(0).integers(1, 255, (4, 100, 70), np.uint8))
+    (tmp_path / "settings.json").write_text(json.dumps({"model_args": SMALL}))
+    found = gpu.scan(gpu.replace(BASE, settings=str(tmp_path / "settings.json"), scene=str(path), batch=4))
+    assert (found["windows"], found["bands"]) == (4 * 3, 4)
+    assert found["stage_alone"] > found["windows_per_second"] > 0
+
+
 def test_the_clock_counts_no_step_that_warms_up():
     steps, waits = [], []
     first, rounds = gpu.timed(lambda: steps.append(1), lambda: waits.append(len(steps)), 3, 0.0)
@@ -241,6 +263,13 @@ def test_a_child_leaves_its_error_as_its_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked) + "\n"))
     gpu.answer(tmp_path)
     assert json.loads((tmp_path / "answer.json").read_text())["error"].startswith("MissingInputError: ")
+
+
+def test_a_process_finds_the_project_before_anything_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    assert gpu._environment(tmp_path)["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "elsewhere"]
+    monkeypatch.delenv("PYTHONPATH")
+    assert gpu._environment(tmp_path)["PYTHONPATH"] == str(ROOT)
 
 
 def test_a_process_that_takes_too_long_is_ended():

@@ -9,8 +9,17 @@ keras = start_keras()
 from keras import layers
 
 from roofkit.settings import ModelArgs, OutputArgs
-from unet.forms import FusedNormalization, SpreadTranspose, fast, in_forms
-from unet.network import build_unet
+from unet.forms import (
+    FixedScaling,
+    FusedNormalization,
+    SpreadTranspose,
+    ViewedConv2D,
+    ViewedPooling,
+    ViewedTranspose,
+    fast,
+    in_forms,
+)
+from unet.network import Preparation, build_unet
 
 CASES = [
     dict(kernel_size=3, strides=2, padding="same", output_padding=1),
@@ -25,12 +34,17 @@ CASES = [
 
 @pytest.mark.parametrize("options", CASES)
 def test_the_same_numbers_and_the_same_learning(options):
+    same_learning([kind(4, activation="relu", **options) for kind in (layers.Conv2DTranspose, SpreadTranspose)])
+
+
+def same_learning(pair):
+    """Check that two layers make the same of images, and of their gradients."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(2, 5, 6, 3)).astype("float32")
     networks = []
-    for kind in (layers.Conv2DTranspose, SpreadTranspose):
-        layer = kind(4, activation="relu", data_format="channels_last", **options)
-        network = keras.Sequential([keras.Input((5, 6, 3)), layer])
+    for layer in pair:
+        first = layers.Conv2D(3, 1, data_format="channels_last")  # learns by the gradient of the layer's input
+        network = keras.Sequential([keras.Input((5, 6, 3)), first, layer])
         network.compile(keras.optimizers.SGD(0.1), "mse")
         networks.append(network)
     own, other = networks
@@ -55,40 +69,57 @@ def test_a_whole_network_is_changed_and_keeps_its_weights():
     np.testing.assert_allclose(changed.predict(images, verbose=0), network.predict(images, verbose=0), atol=1e-5)
 
 
-on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras runs on another backend")
+fused = pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no such operation")
+on_torch = pytest.mark.skipif(keras.backend.backend() != "torch", reason="Keras runs on another backend")
 
 
 @pytest.mark.parametrize("learning", [True, False])
 def test_each_backend_has_its_own_forms(learning):
     network = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2DTranspose(1, 2), layers.BatchNormalization()])
     found = [type(layer) for layer in fast(network, learning=learning).layers]
-    upsampling, normalisation = layers.Conv2DTranspose, layers.BatchNormalization
-    if keras.backend.backend() == "jax" and learning:
-        upsampling = SpreadTranspose
-    if keras.backend.backend() == "tensorflow":
-        normalisation = FusedNormalization
-    assert found == [upsampling, normalisation]
+    slow = [layers.Conv2DTranspose, layers.BatchNormalization]
+    assert (
+        found
+        == {
+            "tensorflow": [layers.Conv2DTranspose, FusedNormalization],
+            "jax": [SpreadTranspose, layers.BatchNormalization] if learning else slow,
+            "torch": [ViewedTranspose, FusedNormalization],
+        }[keras.backend.backend()]
+    )
 
 
 def normalised(kind, images, policy="float32", **options):
     """What a layer that learns once makes of images: values, gradients, weights, values after it."""
-    import tensorflow as tf
-
     layer = kind(dtype=policy, momentum=0.9, **options)
     layer.build(images.shape)
     layer.set_weights([np.linspace(0.5, 1.5, w.shape[0]) for w in layer.get_weights()])
+    learnt = {"tensorflow": by_tensorflow, "torch": by_torch}[keras.backend.backend()](layer, images)
+    asked = layer(images, training=False)
+    assert keras.backend.standardize_dtype(asked.dtype) == layer.compute_dtype
+    return [keras.ops.convert_to_numpy(keras.ops.cast(v, "float32")) for v in (*learnt, *layer.weights, asked)]
+
+
+def by_tensorflow(layer, images):
+    """The output of a layer that learns, and the gradients of its input and weights."""
+    import tensorflow as tf
+
     with tf.GradientTape() as tape:
         x = tf.constant(images)
         tape.watch(x)
         learning = tf.cast(layer(x, training=True), "float32")
         cost = tf.reduce_sum(tf.sin(learning))
-    gradients = tape.gradient(cost, [x, *layer.trainable_variables])
-    asked = layer(images, training=False)
-    assert str(asked.dtype)[9:-2] == layer.compute_dtype
-    return [np.array(keras.ops.cast(v, "float32")) for v in (learning, *gradients, *layer.weights, asked)]
+    return learning, *tape.gradient(cost, [x, *layer.trainable_variables])
 
 
-@on_tensorflow
+def by_torch(layer, images):
+    """The same with torch."""
+    x = keras.ops.convert_to_tensor(images).requires_grad_()
+    learning = layer(x, training=True).float()
+    learning.sin().sum().backward()
+    return learning.detach(), x.grad, *(v.value.grad for v in layer.trainable_variables)
+
+
+@fused
 @pytest.mark.parametrize("channels", [3, 16])
 @pytest.mark.parametrize(("policy", "apart"), [("float32", 1e-5), ("mixed_bfloat16", 0.02), ("mixed_float16", 0.003)])
 def test_a_fused_normalisation_has_the_numbers_of_keras(channels, policy, apart):
@@ -103,7 +134,7 @@ def test_a_fused_normalisation_has_the_numbers_of_keras(channels, policy, apart)
 OTHERS = [dict(scale=False), dict(center=False), dict(renorm=True), dict(axis=1), dict(trainable=False), dict(axis=3)]
 
 
-@on_tensorflow
+@fused
 @pytest.mark.parametrize("options", OTHERS)
 def test_a_fused_normalisation_heeds_every_option(options):
     images = np.random.default_rng(0).normal(2.0, 3.0, (2, 4, 4, 4)).astype("float32")
@@ -112,7 +143,7 @@ def test_a_fused_normalisation_heeds_every_option(options):
         np.testing.assert_allclose(another, one, atol=1e-5 * max(np.abs(one).max(), 1), rtol=0)
 
 
-@on_tensorflow
+@fused
 def test_a_fused_normalisation_of_a_single_pixel_and_of_vectors():
     for shape in ((1, 1, 1, 3), (6, 3)):
         images = np.random.default_rng(0).normal(size=shape).astype("float32")
@@ -121,7 +152,7 @@ def test_a_fused_normalisation_of_a_single_pixel_and_of_vectors():
             np.testing.assert_allclose(another, one, atol=1e-5, rtol=0)
 
 
-@on_tensorflow
+@fused
 @pytest.mark.parametrize("architecture", ["satellite_unet", "residual_unet", "ResNet50V2", "EfficientNetV2B0"])
 def test_a_network_with_fused_normalisations_keeps_its_weights(architecture):
     keras.utils.set_random_seed(0)
@@ -134,3 +165,88 @@ def test_a_network_with_fused_normalisations_keeps_its_weights(architecture):
     assert [w.path for w in changed.weights] == [w.path for w in network.weights]
     images = np.random.default_rng(0).uniform(size=(1, 32, 32, 3)).astype("float32")
     np.testing.assert_allclose(changed.predict(images, verbose=0), network.predict(images, verbose=0), atol=1e-4)
+
+
+CONVOLUTIONS = [
+    dict(kernel_size=3, padding="same"),
+    dict(kernel_size=3, padding="same", strides=2),
+    dict(kernel_size=2, padding="same"),
+    dict(kernel_size=(3, 5), padding="same", dilation_rate=(2, 1)),
+    dict(kernel_size=3, padding="valid", use_bias=False),
+    dict(kernel_size=1, groups=3, filters=6),
+]
+
+
+@on_torch
+@pytest.mark.parametrize("options", CONVOLUTIONS)
+def test_a_convolution_of_a_view_has_the_numbers_of_keras(options):
+    same_learning([kind(**{"filters": 4, "activation": "relu"} | options) for kind in (layers.Conv2D, ViewedConv2D)])
+
+
+@on_torch
+@pytest.mark.parametrize("options", [*CASES, dict(kernel_size=3, strides=2, use_bias=False)])
+def test_a_transposed_convolution_of_a_view_has_the_numbers_of_keras(options):
+    same_learning([kind(4, activation="relu", **options) for kind in (layers.Conv2DTranspose, ViewedTranspose)])
+
+
+@on_torch
+@pytest.mark.parametrize("options", [{}, dict(padding="same"), dict(pool_size=3, strides=2, padding="same")])
+def test_a_pooling_of_a_view_has_the_numbers_of_keras(options):
+    same_learning([kind(**options) for kind in (layers.MaxPooling2D, ViewedPooling)])
+
+
+@on_torch
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_fast_network_copies_no_image_into_another_order(precision):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Copies(TorchDispatchMode):
+        """Counts copies of what is as large as an image."""
+
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = str(function)
+            large = args and getattr(args[0], "ndim", 0) == 4 and args[0].shape[0] == 2
+            self.count += bool(large and ("clone" in name or name.startswith("aten.copy_")))
+            return function(*args, **kwargs or {})
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        network = build_unet(ModelArgs(input_shape=(64, 64, 3), filters=4, upconv_filters=6), OutputArgs())
+    finally:
+        keras.config.set_dtype_policy(before)
+    images = keras.ops.convert_to_tensor(np.zeros((2, 64, 64, 3), "float32"))
+    counts = []
+    for made in (network, fast(network, learning=True)):
+        with Copies() as copies:
+            made(images, training=True)
+        counts.append(copies.count)
+    assert counts[0] > 10
+    assert counts[1] == 0
+
+
+@on_torch
+@pytest.mark.parametrize("offset", [[[[1.0, 2.0, 3.0]]], 0.5])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_fixed_scaling_has_the_numbers_of_keras(offset, policy):
+    images = np.random.default_rng(0).integers(0, 200, (2, 4, 5, 3)).astype("float32")
+    own, other = (kind([[[0.1, 0.2, 0.3]]], offset, dtype=policy) for kind in (layers.Rescaling, FixedScaling))
+    np.testing.assert_array_equal(
+        *(keras.ops.convert_to_numpy(keras.ops.cast(one(images), "float32")) for one in (own, other))
+    )
+    assert other.get_config() | {"name": ""} == own.get_config() | {"name": ""}
+
+
+@on_torch
+def test_a_fast_network_is_one_graph_for_the_compiler_of_torch():
+    import torch
+
+    keras.utils.set_random_seed(0)
+    args = ModelArgs(input_shape=(32, 32, 3), filters=4, upconv_filters=6, num_layers=2)
+    network = fast(build_unet(args, OutputArgs(), preparation=Preparation(0.1, [5.0] * 3, [2.0] * 3)), learning=False)
+    images = keras.ops.convert_to_tensor(np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32"))
+    with torch.no_grad():
+        found = torch.compile(lambda x: network(x, training=False), backend="eager", fullgraph=True)(images)
+        torch.testing.assert_close(found, network(images, training=False))

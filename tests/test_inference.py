@@ -26,7 +26,9 @@ from unet.network import Preparation, build_unet
 from unet.weights import cooled
 
 INSTALLED = importlib.util.find_spec("openvino") is not None
-needs_openvino = pytest.mark.skipif(not INSTALLED, reason="OpenVINO is not installed")
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+on_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras runs on another backend")
+needs_openvino = pytest.mark.skipif(not (INSTALLED and ON_TENSORFLOW), reason="no OpenVINO beside TensorFlow")
 SIDE, BANDS = 32, 3
 
 
@@ -318,6 +320,7 @@ def test_auto_is_openvino_where_it_is_installed(small):
     assert open_inference(small, runtime="keras").runtime == "keras"
 
 
+@on_tensorflow
 def test_without_openvino(small, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert open_inference(small).runtime == "keras"
@@ -428,6 +431,7 @@ def test_the_gpu_of_torch_is_counted(monkeypatch, device, expected):
     assert gpu_count() == expected
 
 
+@on_tensorflow
 def test_with_another_backend(small, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     assert open_inference(small).runtime == "keras"

@@ -1,13 +1,13 @@
 """Layers in a form that a backend computes fast, with the same numbers and weights; a model is never saved in it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 from keras import layers, ops
 from keras.src.backend.common.backend_utils import compute_conv_transpose_padding_args_for_jax
 
-from roofkit import tensorflow_ops
+from roofkit import tensorflow_ops, torch_ops
 
 
 class SpreadTranspose(layers.Conv2DTranspose):  # type: ignore[misc]
@@ -37,7 +37,7 @@ class SpreadTranspose(layers.Conv2DTranspose):  # type: ignore[misc]
 
 
 class FusedNormalization(layers.BatchNormalization):  # type: ignore[misc]
-    """BatchNormalization as one operation of TensorFlow, forth and back, in the precision of its input.
+    """BatchNormalization as one operation of TensorFlow or torch, forth and back, in the precision of its input.
 
     Keras puts it together from some thirty, in float32, each a pass through memory: two thirds of the time of a
     training step in bfloat16 on a processor (bench/networks.py).
@@ -52,12 +52,87 @@ class FusedNormalization(layers.BatchNormalization):  # type: ignore[misc]
         channels = (inputs.shape[-1],)
         gamma = ops.cast(self.gamma, "float32") if self.scale else ops.ones(channels)
         beta = ops.cast(self.beta, "float32") if self.center else ops.zeros(channels)
-        moving = None if learning else (self.moving_mean, self.moving_variance)
-        outputs, mean, variance = tensorflow_ops.batch_norm(inputs, gamma, beta, moving, self.epsilon)
+        kept = (ops.convert_to_tensor(v) for v in (self.moving_mean, self.moving_variance))
+        native = torch_ops if keras.backend.backend() == "torch" else tensorflow_ops
+        outputs, mean, variance = native.batch_norm(inputs, gamma, beta, None if learning else (*kept,), self.epsilon)
         if learning:
             for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 average.assign(average * self.momentum + value * (1.0 - self.momentum))
         return outputs
+
+
+class FixedScaling(layers.Rescaling):  # type: ignore[misc]
+    """Rescaling whose numbers are tensors from the start. For torch.
+
+    Keras keeps lists in a kind of its own, and asks TensorFlow whether the layer is part of a data pipeline. torch can
+    compile neither, and each step would bring the numbers to the GPU again.
+    """
+
+    __call__ = layers.Layer.__call__
+
+    def __init__(self, scale: Any, offset: Any = 0.0, **options: Any) -> None:
+        super().__init__(scale, offset, **options)
+        self._scale, self._offset = (ops.convert_to_tensor(n, self.compute_dtype) for n in (scale, offset))
+
+    def call(self, inputs: Any) -> Any:
+        """The scaled (frames, rows, cols, bands)."""
+        return ops.cast(inputs, self.compute_dtype) * self._scale + self._offset
+
+
+class ViewedConv2D(layers.Conv2D):  # type: ignore[misc]
+    """Conv2D without a copy of its input. For torch.
+
+    For channels_last layers, Keras copies the input of each into channels_first order, and for a convolution back.
+    torch computes what is a view of the other order as fast, and its result is one again.
+    """
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """The (frames, rows, cols, filters) of (frames, rows, cols, channels), before bias and activation."""
+        if self.data_format != "channels_last":
+            return super().convolution_op(inputs, kernel)
+        options = dict(strides=self.strides, padding=self.padding, dilation_rate=self.dilation_rate)
+        return _viewed(ops.conv, inputs, kernel, **options)
+
+
+class ViewedTranspose(layers.Conv2DTranspose):  # type: ignore[misc]
+    """Conv2DTranspose without a copy of its input. For torch."""
+
+    def call(self, inputs: Any) -> Any:
+        """The upsampled (frames, rows, cols, filters) of (frames, rows, cols, channels)."""
+        if self.data_format != "channels_last":
+            return super().call(inputs)
+        options = dict(strides=self.strides, padding=self.padding, output_padding=self.output_padding)
+        outputs = _viewed(ops.conv_transpose, inputs, self.kernel, dilation_rate=self.dilation_rate, **options)
+        return self.activation(outputs + self.bias if self.use_bias else outputs)
+
+
+class ViewedPooling(layers.MaxPooling2D):  # type: ignore[misc]
+    """MaxPooling2D without a copy of its input. For torch."""
+
+    def call(self, inputs: Any) -> Any:
+        """The largest of each pool, (frames, rows, cols, channels)."""
+        if self.data_format != "channels_last":
+            return super().call(inputs)
+        return _viewed(ops.max_pool, inputs, self.pool_size, strides=self.strides, padding=self.padding)
+
+
+def _viewed(operation: Callable[..., Any], inputs: Any, *args: Any, **options: Any) -> Any:
+    """An operation of channels_first on a view of an input of channels_last, its output seen as channels_last."""
+    view = ops.transpose(inputs, (0, 3, 1, 2))
+    return ops.transpose(operation(view, *args, data_format="channels_first", **options), (0, 2, 3, 1))
+
+
+FORMS: dict[str, dict[type, Any]] = {  # by backend; of JAX only while a network learns: its gradient is slow
+    "tensorflow": {layers.BatchNormalization: FusedNormalization},
+    "torch": {
+        layers.BatchNormalization: FusedNormalization,
+        layers.Conv2D: ViewedConv2D,
+        layers.Conv2DTranspose: ViewedTranspose,
+        layers.MaxPooling2D: ViewedPooling,
+        layers.Rescaling: FixedScaling,
+    },
+    "jax": {layers.Conv2DTranspose: SpreadTranspose},
+}
 
 
 def fast(network: keras.Model, *, learning: bool) -> keras.Model:
@@ -67,11 +142,8 @@ def fast(network: keras.Model, *, learning: bool) -> keras.Model:
         network: The network.
         learning: Whether it will learn, or only be asked.
     """
-    if keras.backend.backend() == "tensorflow":
-        return in_forms(network, {layers.BatchNormalization: FusedNormalization})
-    if keras.backend.backend() == "jax" and learning:  # only the gradient is slow
-        return in_forms(network, {layers.Conv2DTranspose: SpreadTranspose})
-    return network
+    backend = keras.backend.backend()
+    return in_forms(network, FORMS[backend]) if learning or backend != "jax" else network
 
 
 def in_forms(network: keras.Model, forms: Mapping[type, Any]) -> keras.Model:
