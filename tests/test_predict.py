@@ -189,6 +189,22 @@ def test_no_thread_reads_on_when_the_scan_is_closed(make_raster, tmp_path, windo
         assert not reading_threads()
 
 
+def test_nobody_looks_for_valid_pixels_when_the_scan_is_closed(make_raster, tmp_path, monkeypatch):
+    looked = []
+
+    def read(src, window):
+        looked.append(window)
+        return np.zeros((1, SIDE, SIDE), np.uint8), np.full((SIDE, SIDE), len(looked) < 20)
+
+    monkeypatch.setattr("unet.predictor.read_pixels", read)
+    many = 300_000
+    with rasterio.open(make_raster(scene(SIDE, SIDE))) as src:
+        found = predictor(tmp_path).windows(src, (Window(0, 0, SIDE, SIDE) for _ in range(many)))
+        next(found)
+        found.close()
+    assert len(looked) < many
+
+
 def test_an_error_of_the_network_ends_every_thread(make_raster, tmp_path):
     class Failing(Brightness):
         def predict_on_batch(self, batch):

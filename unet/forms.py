@@ -143,7 +143,8 @@ def fast(network: keras.Model, *, learning: bool) -> keras.Model:
         learning: Whether it will learn, or only be asked.
     """
     backend = keras.backend.backend()
-    return in_forms(network, FORMS[backend]) if learning or backend != "jax" else network
+    forms = FORMS.get(backend) if learning or backend != "jax" else None
+    return in_forms(network, forms) if forms else network
 
 
 def in_forms(network: keras.Model, forms: Mapping[type, Any]) -> keras.Model:

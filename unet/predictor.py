@@ -1,11 +1,12 @@
 """Roof probabilities of whole scenes: overlapping windows, blended; memory does not grow with a scene."""
 
 import contextlib
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import cached_property, reduce
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,26 +139,35 @@ class NetworkPredictor(Predictor):
         One thread reads, a few prepare what was read, and one runs the network; the caller has the rest to itself.
         """
         waiting: deque[list[tuple[Window, Valid]]] = deque()
+        over = threading.Event()  # a sparse scene may have a million windows before the next that is valid
+
+        def read() -> Iterator[tuple[Window, Pixels, Valid]]:
+            for window in takewhile(lambda _: not over.is_set(), windows):
+                pixels, valid = read_pixels(src, window)
+                if valid.any():
+                    yield window, pixels, valid
 
         def frame(found: tuple[Window, Pixels, Valid]) -> tuple[tuple[Window, Valid], Pixels]:
             window, pixels, valid = found
             return (window, valid), self._frame(pixels, valid)
 
         def batches() -> Iterator[Pixels]:
-            read = ((window, *found) for window in windows if (found := read_pixels(src, window))[1].any())
-            with contextlib.closing(map_threads(frame, read, workers=min(PREPARING, cores()))) as frames:
+            with contextlib.closing(map_threads(frame, read(), workers=min(PREPARING, cores()))) as frames:
                 while batch := list(islice(frames, self.settings.batch_size)):
                     waiting.append([place for place, _ in batch])
                     images = np.stack([image for _, image in batch])
                     yield from (turned(images, turn) for turn in self.turns)
 
         with ahead(batches(), 1) as coming, ahead(self.inference.map(coming), 1) as results:
-            for first in results:
-                others = islice(results, len(self.turns) - 1)
-                back = (turned_back(one, turn) for one, turn in zip(chain([first], others), self.turns))
-                total = reduce(np.add, back)
-                for (window, valid), probability in zip(waiting.popleft(), total / len(self.turns)):
-                    yield window, self._back(probability, window), valid
+            try:
+                for first in results:
+                    others = islice(results, len(self.turns) - 1)
+                    back = (turned_back(one, turn) for one, turn in zip(chain([first], others), self.turns))
+                    total = reduce(np.add, back)
+                    for (window, valid), probability in zip(waiting.popleft(), total / len(self.turns)):
+                        yield window, self._back(probability, window), valid
+            finally:
+                over.set()
 
     def _frame(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
         """What the network sees (rows, cols, bands) of a window."""
