@@ -8,18 +8,7 @@ Tensor = Any
 def batch_norm(
     x: Tensor, scale: Tensor, offset: Tensor, moments: tuple[Tensor, Tensor] | None, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `roofkit.tensorflow_ops.batch_norm`, by torch's operation (oneDNN on a processor, cuDNN on a GPU).
-
-    Args:
-        x: (frames, rows, cols, channels) float32, bfloat16 or float16.
-        scale: (channels,) float32.
-        offset: The same.
-        moments: Mean and variance to normalise by, each (channels,) float32; None: those of `x`.
-        epsilon: Is added to the variance.
-
-    Returns:
-        What is normalised, in the type of `x`; and mean and variance of `x`, without Bessel's correction, or `moments`.
-    """
+    """What `roofkit.tensorflow_ops.batch_norm` does and gives, by torch's operation (oneDNN, or cuDNN on a GPU)."""
     import torch
 
     if moments is None and x.numel() == scale.numel():  # a value is its own mean, and torch refuses it
