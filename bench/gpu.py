@@ -507,7 +507,7 @@ def scan(request: Request) -> Answer:
     from predict.predict import Block, Targets, predict_block
     from roofkit.raster import data_bands, open_raster
     from roofkit.settings import load_settings
-    from unet.inference import Inference, open_inference
+    from unet.inference import Inference
     from unet.model_file import LoadedModel
     from unet.predictor import NetworkPredictor, starts
 
@@ -519,26 +519,19 @@ def scan(request: Request) -> Answer:
             for batch in batches:
                 yield (batch[..., 0] > 0).astype(np.float32)
 
-    class Given(NetworkPredictor):
-        """A network that is in no file."""
-
-        loaded: Any
-        inference: Any
-
     settings, path = load_settings(Path(request.settings)), Path(request.scene or "")
     args, size = settings.predict_args.model_copy(update={"batch_size": request.batch}), (request.size, request.size)
     with open_raster(path) as src:
         request = replace(request, bands=len(data_bands(src)), precision="float32", layout="channels_last")
         rows, cols = (len(starts(length, request.size, args.overlap)) for length in src.shape)
-    given = Given(path, args)
-    given.loaded = LoadedModel(build(request), 0.5, size, size, (), "channels_last", 1, request.bands)
-    rates = []
-    for inference in (open_inference(given.loaded, runtime=args.runtime, precision=args.precision), Nothing()):
-        given.inference = inference
+    predictor, rates = NetworkPredictor(path, args), []
+    predictor.loaded = LoadedModel(build(request), 0.5, size, size, (), "channels_last", 1, request.bands)
+    for inference in (predictor.inference, Nothing()):
+        predictor.inference = inference
         for _ in range(2):
             with tempfile.TemporaryDirectory() as folder:
                 started = time.perf_counter()
-                predict_block(Block(path, path.stem), given, Targets(Path(folder)), rasters=settings.raster_args)
+                predict_block(Block(path, path.stem), predictor, Targets(Path(folder)), rasters=settings.raster_args)
                 seconds = time.perf_counter() - started
         rates.append(rows * cols / seconds)
     return {"windows": rows * cols, "bands": request.bands, "windows_per_second": rates[0], "stage_alone": rates[1]}

@@ -239,6 +239,19 @@ def test_predict_is_timed_on_a_scene(make_raster, tmp_path):
     assert found["stage_alone"] > found["windows_per_second"] > 0
 
 
+@pytest.mark.parametrize("task", ["train", "predict"])
+def test_plain_layers_are_those_of_keras(tmp_path, task):
+    (tmp_path / "settings.json").write_text(json.dumps({"model_args": SMALL}))
+    found = []
+    for plain in (True, False):
+        request = gpu.replace(BASE, settings=str(tmp_path / "settings.json"), task=task, batch=2, plain=plain)
+        network = gpu.build(request)
+        _, model = gpu._step(network, gpu.host_batch(network, 2), request)
+        found.append({type(layer).__module__.split(".")[0] for layer in model.layers})
+    ours = {"unet"} if keras.backend.backend() != "jax" or task == "train" else set()
+    assert found == [{"keras"}, {"keras"} | ours]
+
+
 def test_the_clock_counts_no_step_that_warms_up():
     steps, waits = [], []
     first, rounds = gpu.timed(lambda: steps.append(1), lambda: waits.append(len(steps)), 3, 0.0)

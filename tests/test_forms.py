@@ -34,7 +34,8 @@ CASES = [
 
 @pytest.mark.parametrize("options", CASES)
 def test_the_same_numbers_and_the_same_learning(options):
-    same_learning([kind(4, activation="relu", **options) for kind in (layers.Conv2DTranspose, SpreadTranspose)])
+    options = dict(activation="relu", data_format="channels_last") | options
+    same_learning([kind(4, **options) for kind in (layers.Conv2DTranspose, SpreadTranspose)])
 
 
 def same_learning(pair):

@@ -19,6 +19,7 @@ from rio_cogeo.cogeo import cog_validate
 from predict.predict import Block, Targets, main, predict_block
 from roofkit.artifacts import recorded
 from roofkit.errors import BadInputError, MismatchError, MissingInputError
+from roofkit.raster import read_pixels
 from roofkit.settings import PredictArgs, RasterArgs
 from unet.predictor import NetworkPredictor, blend_weights, mirrored, parts, starts, turned, turned_back
 
@@ -177,11 +178,42 @@ def test_validity_is_that_of_the_file_pixel_by_pixel(make_raster, tmp_path, monk
     np.testing.assert_array_equal(read(tmp_path / "m" / "scene.tif")[1] > 0, ~holes)
 
 
+def test_windows_are_read_while_the_network_works(make_raster, tmp_path, monkeypatch):
+    looked, enough = [], threading.Event()
+
+    def read(src, window):
+        looked.append(window)
+        if len(looked) > 5:  # the first batch, and two that are prepared beside it
+            enough.set()
+        return read_pixels(src, window)
+
+    class Patient(Brightness):
+        def predict_on_batch(self, batch):
+            assert enough.wait(10)
+            assert threading.current_thread() is not threading.main_thread()
+            return super().predict_on_batch(batch)
+
+    monkeypatch.setattr("unet.predictor.read_pixels", read)
+    monkeypatch.setattr("unet.predictor.PREPARING", 2)
+    path = make_raster(scene(600, 300))
+    tally = predicted(path, predictor(tmp_path, Patient()), Targets(tmp_path / "m"), rasters=RasterArgs())
+    assert tally.valid == 600 * 300
+
+
+def test_the_settings_choose_how_the_network_is_run(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("unet.inference.open_inference", lambda loaded, **options: asked.update(options))
+    made = predictor(tmp_path)
+    made.settings = PredictArgs(runtime="keras", precision="float32")
+    _ = made.inference
+    assert asked == {"runtime": "keras", "precision": "float32", "name": tmp_path / "model.h5"}
+
+
 def reading_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
 
-@pytest.mark.parametrize("windows", [0, 1, 5])
+@pytest.mark.parametrize("windows", [1, 5])
 def test_no_thread_reads_on_when_the_scan_is_closed(make_raster, tmp_path, windows):
     with rasterio.open(make_raster(scene(2000, 300))) as src:
         found = predictor(tmp_path).scan(src, Window(0, 0, 300, 2000))

@@ -120,6 +120,21 @@ def test_what_is_made_ahead_ends_with_its_use():
     assert len(made) <= 4
 
 
+def test_a_generator_that_is_made_ahead_is_closed():
+    closed = []
+
+    def items():
+        try:
+            yield from count()
+        finally:
+            closed.append(threading.current_thread())
+
+    with ahead(items()) as coming:
+        assert next(coming) == 0
+        assert closed == []
+    assert closed == [threading.current_thread()]
+
+
 SCRIPT = """
 import signal, sys, time
 from roofkit.workers import map_items
