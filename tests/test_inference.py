@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,7 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 on_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras runs on another backend")
 needs_openvino = pytest.mark.skipif(not (INSTALLED and ON_TENSORFLOW), reason="no OpenVINO beside TensorFlow")
 SIDE, BANDS = 32, 3
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def frames(count, side=SIDE, bands=BANDS, seed=0):
@@ -463,6 +465,35 @@ def test_a_model_that_openvino_cannot_compile(small, monkeypatch, capsys):
     monkeypatch.setattr(inference, "_converted", lambda loaded, shape: "no\nmodel")
     assert open_inference(small).runtime == "keras"
     assert capsys.readouterr().err.count("\n") == 1
+
+
+SIGNALLED = """
+import os, signal
+import numpy as np
+from unet.backend import start_keras
+keras = start_keras()
+from unet.inference import open_inference
+from unet.model_file import LoadedModel
+inputs = keras.Input((8, 8, 2))
+model = keras.Model(inputs, keras.layers.Conv2D(1, 1, activation="sigmoid")(inputs))
+loaded = LoadedModel(model, 0.5, (8, 8), (8, 8), (), "channels_last", 1, 2)
+runners = [open_inference(loaded, runtime="openvino") for _ in range(2)]
+for runner in runners:
+    next(runner.map([np.zeros((1, 8, 8, 2), np.float32)]))
+del runner
+runners.pop(0)
+runners.clear()
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+os.kill(os.getpid(), signal.SIGTERM)
+assert heard
+"""
+
+
+@needs_openvino
+def test_a_signal_after_the_work_is_heard():
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 ALONE = """

@@ -25,6 +25,7 @@ from roofkit.cli import say
 from roofkit.errors import BadInputError, SettingsError, named_reason, reason
 from roofkit.raster import Pixels
 from roofkit.stopping import raise_if_stopped
+from roofkit.workers import once
 from unet.backend import best_precision, gpu_count, start_keras
 from unet.model_file import LoadedModel, bad_model
 
@@ -117,6 +118,9 @@ class KerasInference(Inference):
 class OpenVinoInference(Inference):
     """OpenVINO on the processor, several frames at a time.
 
+    A process makes one core and keeps it: where several come and go, or another thread lets go of one, OpenVINO unmaps
+    the signal stack that the thread still has, and the next signal is a segmentation fault (seen with 2026.4, AMX).
+
     Args:
         loaded: The model; Keras has to run on TensorFlow.
         openvino: The library.
@@ -130,7 +134,7 @@ class OpenVinoInference(Inference):
         self, loaded: LoadedModel, openvino: ModuleType, precision: Precision = "auto", threads: int | None = None
     ) -> None:
         self.loaded = loaded
-        self._core = openvino.Core()
+        self._core = once(("core", openvino), openvino.Core)
         self._options: dict[str, Any] = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else _fast_precision(self._core),
