@@ -1,12 +1,14 @@
 """How much memory stages need, how time grows with the area, how soon they start: a table, and OUT/memory.png.
 
-python bench/memory.py OUT [--part memory|polygons|growth|startup] [--stages chip mask …] [--json FILE]
+python bench/memory.py OUT [--part memory|polygons|footprints|growth|startup] [--stages chip mask …] [--json FILE]
 memory   Scenes of --sides pixels a side, sparse: a few per mille of their blocks (64 at least, so that caches are as
          full as they get) hold pixels, the others take no room. Each stage works on each in a process of its own, and
          every process that it starts is looked at every 50 ms. The largest one is to stay under 600 MB; for predict,
          what a process needs that loads the model and does nothing else is taken off. The line is flat when the largest
          scene takes at most 10 % more than the one before it; narrow scenes leave caches of 64 MB unfilled.
 polygons Mask of the chips of the smallest of these scenes, with --polygons small polygons in its file: under 600 MB.
+footprints  What predict does with roofs: noise of 4,000 pixels a row, of --rows rows, is traced in strips of 256 and
+         drawn into a GeoPackage, taken apart, simplified and squared: under 600 MB, and the same with more of them.
 growth   Dense scenes of --dense, 2 and 4 times as many pixels a side: processor seconds and seconds for each million
          pixels, the medians of --rounds, with --workers 1, since worker processes start only where they pay. What a
          scene of 64 pixels takes is taken off as start-up. No scene is to take 10 % more for a pixel than the smallest.
@@ -36,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("memory", "polygons", "growth", "startup")
+PARTS = ("memory", "polygons", "footprints", "growth", "startup")
 LIMIT_MB, FLAT, HELP_SECONDS, IDLE_SECONDS = 600.0, 1.10, 0.5, 1.0
 BLOCK = 512  # side of a scene's blocks
 FILLED, LEAST = 0.004, 64  # share and number of a sparse scene's blocks with pixels
@@ -70,6 +72,33 @@ from pathlib import Path
 from roofkit.settings import PredictArgs
 from unet.predictor import NetworkPredictor
 ready = NetworkPredictor(Path(sys.argv[1]), PredictArgs()).inference
+"""
+DRAWING = """
+import sys
+from pathlib import Path
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.windows import Window
+from scipy import ndimage
+from roofkit.footprints import Footprints, footprint_schema
+from roofkit.patches import fronts, tracing
+from roofkit.raster import Grid
+from roofkit.settings import PredictArgs
+from roofkit.vectors import write_batches
+rows, cols = int(sys.argv[1]), 4000
+grid = Grid(CRS.from_epsg(32644), Affine(0.5, 0, 300_000, 0, -0.5, 3_100_000), cols, rows)
+settings = PredictArgs(min_area=4, min_hole=1, separate=1, simplify=0.6, square=True)
+random = np.random.default_rng(0)
+with tracing(Path("noise.arrow")) as tracer:
+    for row in range(0, rows, 256):
+        noise = ndimage.gaussian_filter(random.normal(size=(256, cols)), 5)
+        roof = noise > noise.std()
+        tracer.add(roof, roof.astype(np.float32), Window(0, row, cols, 256))
+roofs = Footprints(Path("noise.tif"), grid, settings)
+batches = roofs.batches(fronts([(0, Path("noise.arrow"))]), grid.crs)
+write_batches(Path("footprints.gpkg"), batches, footprint_schema(), grid.crs, key="id", style="")
+print(roofs.count)
 """
 
 
@@ -322,7 +351,7 @@ def make_model(path: Path, bands: int) -> None:
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
         network.train_on_batch(*_batch(rng, bands))
-    facts = {"threshold": 0.5, "frame_size": [WINDOW, WINDOW], "band_names": [], "data_format": "channels_last"}
+    facts = {"threshold": 0.25, "frame_size": [WINDOW, WINDOW], "band_names": [], "data_format": "channels_last"}
     save_model(network, path, facts)
 
 
@@ -418,6 +447,28 @@ class Bench:
             return asdict(self.run("mask", folder, "--overwrite", labels=labels.name, watch=True))
 
         return dict(self.kept.get(f"polygons: {count:,}, {side:,} a side", make))
+
+    def footprints(self) -> list[Row]:
+        """Rows on predict with more and more roofs."""
+        if not self.cases(["predict"]):
+            return []
+        found = [self._footprints_of(rows) for rows in sorted(self.options.rows)]
+        at = " ".join(f"{cost['count']:,}" for cost in found)
+        largest, seconds = (tuple(cost[name] for cost in found) for name in ("largest_mb", "seconds"))
+        return [
+            Row("footprints", "predict", "MB, largest process", at, largest, max(largest), LIMIT_MB),
+            Row("footprints", "predict", "largest process, the last two", at, largest, rise(largest[-2:]), FLAT),
+            Row("footprints", "predict", "s", at, seconds, max(seconds)),
+        ]
+
+    def _footprints_of(self, rows: int) -> dict[str, Any]:
+        def make() -> dict[str, Any]:
+            folder = self.out / "noise"
+            folder.mkdir(exist_ok=True)
+            cost = measure([sys.executable, "-c", DRAWING, str(rows)], folder, watch=True)
+            return asdict(cost) | {"count": int((folder / "log.txt").read_text().split()[-1])}
+
+        return dict(self.kept.get(f"footprints: {rows:,} rows", make))
 
     def growth(self) -> list[Row]:
         """Rows on time; all sides take turns."""
@@ -570,6 +621,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", metavar="STAGE", help="these alone")
     parser.add_argument("--sides", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
     parser.add_argument("--polygons", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000], metavar="N")
+    parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 80_000, 320_000], metavar="N", help="of noise")
     parser.add_argument("--dense", type=int, default=5000, metavar="N", help="side of the smallest dense scene")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bands", type=int, default=4)

@@ -64,10 +64,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -84,9 +85,10 @@ from roofkit.display import (
     value_statistics,
 )
 from roofkit.errors import BadInputError, MissingInputError, OutputError
-from roofkit.footprints import FootprintTracer, gather, load_pieces, pixel_metres, save_pieces, to_footprints
+from roofkit.footprints import Footprints, common_crs, footprint_schema, pixel_metres
 from roofkit.ledger import input_digest
 from roofkit.pairs import by_stem
+from roofkit.patches import fronts, tracing
 from roofkit.paths import holds_files
 from roofkit.raster import (
     BLOCK,
@@ -107,7 +109,10 @@ from roofkit.vectors import check_suffix, write_batches
 from roofkit.workers import map_items, once
 from unet.predictor import NetworkPredictor, Predictor
 
-FORMAT = "predict 2"  # of what is written: other numbers are not kept
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = "predict 3"  # of what is written: other numbers are not kept
 Floats = NDArray[np.float32]
 
 
@@ -197,7 +202,7 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
         MissingInputError, BadInputError: Polygons are asked for, and the raster has no CRS or no place on Earth; or the
             model gives what is no number.
     """
-    tally, tracer = Tally(), FootprintTracer()
+    tally = Tally()
     with open_raster(block.path) as src, contextlib.ExitStack() as stack:
         predictor.check(src, block.path)
         if targets.vectors:
@@ -205,6 +210,7 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
         region = block.window or Window(0, 0, src.width, src.height)
         if block.window and not any(read_valid(src, part).any() for part in inside(region)):
             return tally
+        tracer = stack.enter_context(tracing(targets.pieces / f"{block.name}.arrow")) if targets.pieces else None
         writers = _Writers(stack, src, block, targets, rasters)
         found = stack.enter_context(contextlib.closing(predictor.scan(src, region)))
         for window, probability, valid in found:
@@ -215,11 +221,9 @@ def predict_block(block: Block, predictor: Predictor, targets: Targets, *, raste
             roof = valid & (probability >= predictor.threshold)
             writers.write(roof, probability, valid, window)
             tally.add(roof, probability, valid)
-            if targets.vectors:
+            if tracer:
                 tracer.add(roof, probability, window)
         writers.finish(tally)
-    if targets.pieces:
-        save_pieces(tracer, targets.pieces / f"{block.name}.arrow")
     return tally
 
 
@@ -392,20 +396,27 @@ class _Job:
             return {name: vectors.facts(path.name)[name] for name in ("footprints", "separated", "specks")}
 
     def _vectors(self, path: Path) -> dict[str, int]:
-        pieces, found, counts = self.outputs[-1][0], [], {"separated": 0, "specks": 0}
-        for scene, blocks in self.scenes.items():
-            names = [f"{block.name}.arrow" for block in blocks if pieces.has(f"{block.name}.arrow")]
+        grids = {}
+        for scene in self.scenes:
             with open_raster(scene) as src:
-                grid = grid_of(src)
-            traced = load_pieces(pieces.folder / name for name in names).pieces()
-            roofs = to_footprints(traced, scene, grid, self.predictor.settings)
-            if roofs.unseparated:
-                say(f"{scene}: {roofs.unseparated} patches of roof are too large to be separated; they stay whole.")
-            found.append(roofs)
-            counts = {name: count + getattr(roofs, name) for name, count in counts.items()}
-        (batches, crs), count = gather(found), sum(len(roofs.ids) for roofs in found)
-        write_batches(path, batches, count, crs, key="id", style=footprint_style())
-        return {"footprints": count, **counts}
+                grids[scene] = grid_of(src)
+        crs = common_crs(grids.values())
+        found = [Footprints(scene, grid, self.predictor.settings) for scene, grid in grids.items()]
+        batches = (batch for scene, roofs in zip(grids, found) for batch in self._roofs(scene, roofs, crs))
+        write_batches(path, batches, footprint_schema(), crs, key="id", style=footprint_style())
+        counts = {"footprints": "count", "separated": "separated", "specks": "specks"}
+        return {name: sum(getattr(roofs, value) for roofs in found) for name, value in counts.items()}
+
+    def _roofs(self, scene: Path, roofs: Footprints, crs: CRS) -> "Iterator[pa.RecordBatch]":
+        """Those of one scene, from what was traced of its blocks."""
+        pieces = self.outputs[-1][0]
+        names = {
+            f"{block.name}.arrow": int(block.window.row_off) if block.window else 0 for block in self.scenes[scene]
+        }
+        files = [(row, pieces.folder / name) for name, row in names.items() if pieces.has(name)]
+        yield from roofs.batches(fronts(files), crs)
+        if roofs.unseparated:
+            say(f"{scene}: {roofs.unseparated} patches of roof are too large to be separated; they stay whole.")
 
 
 def _blocks(path: Path, side: int | None) -> list[Block]:

@@ -70,7 +70,7 @@ def committed(path: Path) -> Iterator[Path]:
     forbid(path)
     part = path.with_name(f"{PART}{attempt.get()}{'~' * bool(attempt.get())}{path.name}")
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             check_place(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_part(part)
@@ -91,7 +91,7 @@ def committed_folder(path: Path) -> Iterator[Path]:
     """
     part, old = (path.with_name(f"{PART}{kind}~{path.name}") for kind in ("new", "old"))
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             check_place(path)
             for left in (part, old):
                 shutil.rmtree(left, ignore_errors=True)
@@ -159,7 +159,7 @@ def streamed(path: Path) -> Iterator[Stream]:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn the system's complaints about a disk or folder into an OutputError that names `path`."""
     try:
         yield
@@ -265,7 +265,7 @@ class Outputs:
             if is_rehearsal():
                 self._check_folder()
                 return self._read()
-            with _disk_errors(self.folder):
+            with disk_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
             self._held.append(_Lock(self.folder / f"{self._stem}.lock", shared=bool(self.shard)))
             if self.shard:
@@ -409,7 +409,7 @@ class Outputs:
         """
         entry = {"name": name, "key": key, "sha256": sha256 or digest(self.folder / name), **facts}
         self._records[name] = entry
-        with _disk_errors(self._ledger):
+        with disk_errors(self._ledger):
             if self._log is None:
                 self._log = open_plain(self._ledger)
             self._log.write(line_of(entry))
@@ -548,7 +548,7 @@ class _Lock:
 
     def _take(self, kind: int) -> TextIO:
         while True:
-            with _disk_errors(self._path):
+            with disk_errors(self._path):
                 file = open_plain(self._path)
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)

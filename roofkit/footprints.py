@@ -1,9 +1,7 @@
-"""Roof pixels to polygons, strip by strip, so that a scene of any size goes through."""
+"""Patches of roof pixels to polygons on the ground, from north to south, so that a scene of any size goes through."""
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,9 +10,7 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.windows import Window
 
-from roofkit.artifacts import committed
 from roofkit.errors import BadInputError, MissingInputError
 from roofkit.outlines import (
     LARGEST,
@@ -22,6 +18,7 @@ from roofkit.outlines import (
     Roofs,
     filled,
     in_portions,
+    overlapping,
     portions,
     repaired,
     separated,
@@ -29,200 +26,165 @@ from roofkit.outlines import (
     squared,
     without_overlaps,
 )
-from roofkit.raster import Grid, Valid
+from roofkit.patches import Boxes, Front, Piece
+from roofkit.raster import Grid
 from roofkit.settings import PredictArgs
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = dict(id="string", scene="string", area_m2="float64", mean_probability="float64", geometry="binary")
+FARTHEST = 128  # pixels that a square outline may lie beyond what it stands for
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A patch of roof pixels that share edges, in pixel coordinates of its scene."""
-
-    wkb: bytes  # a third of what GEOS needs for the polygon
-    pixels: int
-    probability: float  # the sum over its pixels
-
-    @property
-    def polygon(self) -> shapely.Polygon:
-        """Its outline; decoded each time."""
-        return shapely.from_wkb(self.wkb)
-
-    def merged(self, others: "Iterable[Piece]", polygon: shapely.Polygon) -> "Piece":
-        """This piece and others as one."""
-        parts = [self, *others]
-        return Piece(polygon.wkb, sum(p.pixels for p in parts), sum(p.probability for p in parts))
-
-
-class FootprintTracer:
-    """Collects roof pixels window by window; windows must not overlap.
-
-    `whole` are patches inside a window, `cut` those at its edge.
-    """
-
-    def __init__(self) -> None:
-        self.whole: list[Piece] = []
-        self.cut: list[Piece] = []
-
-    def add(self, roof: Valid, probability: NDArray[np.float32], window: Window) -> None:
-        """Trace one window: `roof` and `probability` (0 to 1) are (rows, cols)."""
-        if not roof.any():
-            return
-        rows, cols = roof.shape
-        for piece in trace(roof, probability):
-            polygon = piece.polygon
-            left, top, right, bottom = polygon.bounds
-            at_edge = left == 0 or top == 0 or right == cols or bottom == rows
-            placed = shapely.transform(polygon, lambda xy: xy + (window.col_off, window.row_off))
-            (self.cut if at_edge else self.whole).append(replace(piece, wkb=placed.wkb))
-
-    def pieces(self) -> Iterator[Piece]:
-        """Every roof, those cut by window edges put together again; sorted by row, then column.
-
-        The tracer lets go of them: whoever takes one is alone in holding it.
-        """
-        found = self.whole + join(self.cut)
-        self.whole, self.cut = [], []
-        found.sort(key=lambda piece: (*piece.polygon.bounds[1::-1], piece.pixels))
-        found.reverse()
-        while found:
-            yield found.pop()
-
-
-def save_pieces(tracer: FootprintTracer, path: Path) -> None:
-    """Write what a tracer has collected, complete or not at all (Arrow: polygons as WKB, in pixel coordinates)."""
+def footprint_schema() -> "pa.Schema":
+    """The columns of `Footprints.batches`."""
     import pyarrow as pa
 
-    schema = pa.schema({"polygon": pa.binary(), "pixels": pa.int64(), "probability": pa.float64(), "cut": pa.bool_()})
-    kinds = [(piece, False) for piece in tracer.whole] + [(piece, True) for piece in tracer.cut]
-    with committed(path) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for some in portions(len(kinds)):
-            rows = [(piece.wkb, piece.pixels, piece.probability, cut) for piece, cut in kinds[some]]
-            named = [dict(zip(schema.names, row)) for row in rows]
-            writer.write_batch(pa.RecordBatch.from_pylist(named, schema))
+    return pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
 
 
-def load_pieces(paths: Iterable[Path]) -> FootprintTracer:
-    """A tracer that has collected what these files hold."""
-    import pyarrow as pa
-
-    tracer = FootprintTracer()
-    for path in paths:
-        with pa.OSFile(str(path)) as file:
-            reader = pa.ipc.open_file(file)
-            for number in range(reader.num_record_batches):
-                for *values, cut in zip(*(column.to_pylist() for column in reader.get_batch(number).columns)):
-                    (tracer.cut if cut else tracer.whole).append(Piece(*values))
-    return tracer
-
-
-def trace(roof: Valid, probability: NDArray[np.float32]) -> list[Piece]:
-    """Polygons along the pixel edges of the patches of `roof` (rows, cols); pixels that touch at a corner are apart."""
-    from rasterio.features import shapes
-    from scipy import ndimage
-
-    labels, count = ndimage.label(roof)
-    pixels = np.bincount(labels.ravel(), minlength=count + 1)
-    total = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=count + 1)
-    traced = shapes(labels.astype(np.int32), mask=roof, connectivity=4)
-    return [
-        Piece(shapely.geometry.shape(geometry).wkb, int(pixels[int(label)]), float(total[int(label)]))
-        for geometry, label in traced
-    ]
-
-
-def join(pieces: list[Piece]) -> list[Piece]:
-    """Pieces that share an edge, as one."""
-    if not pieces:
-        return []
-    polygons = [piece.polygon for piece in pieces]
-    merged = shapely.get_parts(shapely.unary_union(polygons))
-    merged = shapely.simplify(shapely.normalize(merged), 0)  # without the points where windows met
-    tree = shapely.STRtree(merged)
-    inner = [polygon.representative_point() for polygon in polygons]
-    owner = dict(zip(*tree.query(inner, predicate="within").tolist()))
-    groups: dict[int, list[Piece]] = {}
-    for index, piece in enumerate(pieces):
-        groups.setdefault(owner[index], []).append(piece)
-    return [group[0].merged(group[1:], merged[index]) for index, group in groups.items()]
-
-
-@dataclass(frozen=True)
 class Footprints:
-    """The roofs of one scene, and how they were found.
+    """The roofs of one scene as features, and how they were found.
 
-    Args:
-        scene: Its name.
-        crs: Its CRS, in which the roofs are.
-        ids: See `footprint_ids`.
-        roofs: WKB.
-        areas: Square metres, geodesic.
-        probabilities: The mean of each roof, 0 to 1; that of the whole patch for roofs that came apart.
+    In memory are those whose outline may still change, as a roof that overlaps it may come.
+
+    Attributes:
+        count: Features.
         separated: Patches that came apart.
         specks: Patches and roofs that were left out for their size.
         unseparated: Patches that are too large to take apart.
     """
 
-    scene: str
-    crs: CRS
-    ids: list[str]
-    roofs: Roofs
-    areas: NDArray[np.float64]
-    probabilities: NDArray[np.float64]
-    separated: int
-    specks: int
-    unseparated: int
+    def __init__(self, path: Path, grid: Grid, settings: PredictArgs) -> None:
+        """Start with none.
 
-    def batches(self, crs: CRS) -> "Iterator[pa.RecordBatch]":
-        """Rows of `COLUMNS` in that CRS, some at a time; at least one batch."""
+        Args:
+            path: The scene.
+            grid: The scene's.
+            settings: What comes apart, what is left out, and how outlines are drawn.
+
+        Raises:
+            MissingInputError, BadInputError: As for `pixel_metres`.
+        """
+        self.count = self.separated = self.specks = self.unseparated = 0
+        self._scene, self._grid, self._settings = path.stem, grid, settings
+        self._metres = pixel_metres(grid, path)
+        self._reach = _reach(self._metres, settings)
+        self._waiting = _Waiting()
+        self._named: dict[tuple[int, int], int] = {}
+
+    def batches(self, fronts: Iterable[Front], crs: CRS) -> "Iterator[pa.RecordBatch]":
+        """Rows of `COLUMNS` in that CRS, some at a time, of the whole scene.
+
+        Each has the mean probability (0 to 1) of its patch, and its geodesic area in square metres.
+        """
+        for front in fronts:
+            self._waiting.add([self._drawn(some) for some in in_portions(front.patches)])
+            roofs, probabilities = self._waiting.take(self._free(front))
+            for some in portions(len(roofs)):
+                yield self._batch(roofs[some], probabilities[some], crs)
+            self._forget_names(front)
+
+    def _drawn(self, pieces: list[Piece]) -> "_Drawn":
+        drawn = _drawn(pieces, self._metres, self._settings)
+        came_apart, specks, too_large = drawn.counts
+        self.separated += came_apart
+        self.specks += specks
+        self.unseparated += too_large
+        return drawn
+
+    def _free(self, front: Front) -> NDArray[np.bool_]:
+        """Which of the roofs that wait no other may overlap that is still to come, nor those that they overlap."""
+        from scipy.sparse import coo_array, csgraph
+
+        count, pairs = len(self._waiting.boxes), self._waiting.pairs
+        graph = coo_array((np.ones(len(pairs)), pairs.T), (count, count))
+        groups, group = csgraph.connected_components(graph, directed=False)
+        held = np.zeros(groups, bool)
+        held[group[self._in_reach(self._waiting.boxes, front)]] = True
+        return np.asarray(~held[group])
+
+    def _in_reach(self, boxes: Boxes, front: Front) -> NDArray[np.bool_]:
+        """Which boxes a roof may touch that was not drawn yet."""
+        found = boxes[:, 3] + self._reach >= front.row
+        grown = front.rest + self._reach * np.array([-1, -1, 1, 1])
+        found[shapely.STRtree(shapely.box(*boxes.T)).query(shapely.box(*grown.T))[1]] = True
+        return found
+
+    def _batch(self, roofs: Roofs, probabilities: NDArray[np.float64], crs: CRS) -> "pa.RecordBatch":
+        """Roofs in metres as features; those that are too small are left out."""
         import geopandas as gpd
         import pyarrow as pa
 
-        for some in portions(len(self.ids)):
-            wkb = self.roofs[some]
-            if crs != self.crs:
-                wkb = gpd.GeoSeries.from_wkb(wkb, crs=self.crs).to_crs(crs).to_wkb()
-            columns = {
-                "id": self.ids[some],
-                "scene": [self.scene] * len(wkb),
-                "area_m2": self.areas[some],
-                "mean_probability": self.probabilities[some].round(6),
-                "geometry": wkb,
-            }
-            yield pa.record_batch(columns, pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()]))
+        placed = repaired(_moved(shapely.from_wkb(roofs), self._grid.transform @ ~self._metres))
+        areas = np.array(geodesic_areas(placed, self._grid.crs))
+        points = shapely.bounds(shapely.point_on_surface(placed))[:, :2]  # NaN where nothing is left of a roof
+        kept = (areas >= self._settings.min_area) & ~np.isnan(points[:, 0])
+        ids = footprint_ids(self._scene, points[kept], self._grid, self._named)
+        self.count += len(ids)
+        self.specks += len(roofs) - len(ids)
+        geometry = shapely.to_wkb(placed[kept])
+        if crs != self._grid.crs:
+            geometry = gpd.GeoSeries.from_wkb(geometry, crs=self._grid.crs).to_crs(crs).to_wkb()
+        columns = {
+            "id": ids, "scene": [self._scene] * len(ids), "area_m2": areas[kept],
+            "mean_probability": probabilities[kept].round(6), "geometry": geometry,
+        }  # fmt: skip
+        return pa.record_batch(columns, footprint_schema())
+
+    def _forget_names(self, front: Front) -> None:
+        """Forget the pixels that no roof will be named by any more."""
+        corners = np.array([*self._named], float).reshape(-1, 2)[:, ::-1]
+        cells = np.concatenate([corners, corners + 1], axis=1)
+        kept = self._in_reach(cells, front)
+        kept[shapely.STRtree(shapely.box(*cells.T)).query(shapely.box(*self._waiting.boxes.T))[1]] = True
+        self._named = {place: count for (place, count), keep in zip(self._named.items(), kept) if keep}
 
 
-def to_footprints(pieces: Iterable[Piece], path: Path, grid: Grid, settings: PredictArgs) -> Footprints:
-    """Roofs of one scene as features.
+def _reach(metres: Affine, settings: PredictArgs) -> float:
+    """Pixels from a patch beyond which no roof of it lies, small holes being filled and outlines drawn anew."""
+    moved = 2 * max(settings.simplify, _shortest(metres, settings)) + math.sqrt(settings.min_hole)
+    return FARTHEST + 1 + moved / _narrowest(metres)
 
-    Args:
-        pieces: From `FootprintTracer.pieces`.
-        path: The scene.
-        grid: The scene's.
-        settings: What comes apart, what is left out, and how outlines are drawn.
 
-    Raises:
-        MissingInputError, BadInputError: As for `pixel_metres`.
-    """
-    metres = pixel_metres(grid, path)
-    parts = [_drawn(some, metres, settings) for some in in_portions(pieces)]
-    probabilities = np.concatenate([part.probabilities for part in parts])
-    came_apart, specks, too_large = np.sum([part.counts for part in parts], axis=0).tolist()
-    roofs = without_overlaps(np.concatenate([part.roofs for part in parts]))
-    del parts
-    areas, points = np.zeros(len(roofs)), np.zeros((len(roofs), 2))
-    for some in portions(len(roofs)):
-        placed = repaired(_moved(shapely.from_wkb(roofs[some]), grid.transform @ ~metres))
-        areas[some] = geodesic_areas(placed, grid.crs)
-        points[some] = shapely.bounds(shapely.point_on_surface(placed))[:, :2]  # NaN where nothing is left of a roof
-        roofs[some] = shapely.to_wkb(placed)
-    kept = np.flatnonzero((areas >= settings.min_area) & ~np.isnan(points[:, 0]))
-    ids, left_out = footprint_ids(path.stem, points[kept], grid), len(roofs) - len(kept)
-    found = roofs[kept], areas[kept], probabilities[kept]
-    return Footprints(path.stem, grid.crs, ids, *found, came_apart, specks + left_out, too_large)
+def _narrowest(metres: Affine) -> float:
+    """Metres that a way of one pixel is long, in the direction in which it is shortest."""
+    return float(np.linalg.svd([[metres.a, metres.b], [metres.d, metres.e]], compute_uv=False)[-1])
+
+
+def _shortest(metres: Affine, settings: PredictArgs) -> float:
+    """The shortest wall of a square outline, in metres."""
+    return max(2 * settings.simplify, 4 * math.sqrt(abs(metres.determinant)))
+
+
+class _Waiting:
+    """Roofs that others may still overlap, in metres; which of them overlap, and their boxes in pixels."""
+
+    def __init__(self) -> None:
+        self.boxes: Boxes = np.zeros((0, 4))
+        self.pairs: NDArray[np.int_] = np.zeros((0, 2), int)
+        self._roofs: Roofs = np.zeros(0, object)
+        self._probabilities: NDArray[np.float64] = np.zeros(0)
+
+    def add(self, drawn: "list[_Drawn]") -> None:
+        """Add roofs."""
+        old = len(self._roofs)
+        self._roofs = np.concatenate([self._roofs, *(some.roofs for some in drawn)])
+        self._probabilities = np.concatenate([self._probabilities, *(some.probabilities for some in drawn)])
+        self.boxes = np.concatenate([self.boxes, *(some.boxes for some in drawn)])
+        self.pairs = np.concatenate([self.pairs, overlapping(self._roofs, self.boxes, old)])
+
+    def take(self, free: NDArray[np.bool_]) -> tuple[Roofs, NDArray[np.float64]]:
+        """Let go of some, which overlap none of the others; the smaller of two without what they share."""
+        place = np.where(free, np.cumsum(free), np.cumsum(~free)) - 1
+        chosen = free[self.pairs[:, 0]]
+        found = without_overlaps(self._roofs[free], place[self.pairs[chosen]]), self._probabilities[free]
+        self.pairs = place[self.pairs[~chosen]]
+        self._roofs, self._probabilities, self.boxes = (
+            values[~free] for values in (self._roofs, self._probabilities, self.boxes)
+        )
+        return found
 
 
 class _Drawn(NamedTuple):
@@ -230,6 +192,7 @@ class _Drawn(NamedTuple):
 
     roofs: Roofs
     probabilities: NDArray[np.float64]
+    boxes: Boxes  # in pixels
     counts: tuple[int, int, int]  # patches that came apart, specks, patches too large to take apart
 
 
@@ -245,7 +208,8 @@ def _drawn(pieces: list[Piece], metres: Affine, settings: PredictArgs) -> _Drawn
     roofs = _straight(_moved(_flat(groups), metres), sizes, metres, settings)
     probabilities = np.array([piece.probability / piece.pixels for piece in pieces])[large].repeat(sizes)
     counts = (int(np.count_nonzero(sizes > 1)), len(patches) - len(large), unseparated)
-    return _Drawn(shapely.to_wkb(roofs), probabilities, counts)
+    boxes = shapely.bounds(_moved(roofs, ~metres)).reshape(-1, 4)
+    return _Drawn(shapely.to_wkb(roofs), probabilities, boxes, counts)
 
 
 def pixel_metres(grid: Grid, path: Path) -> Affine:
@@ -294,8 +258,8 @@ def _straight(roofs: Polygons, sizes: NDArray[np.int_], metres: Affine, settings
         groups = np.split(roofs, np.cumsum(sizes)[:-1])
         drawn = _flat(simplified(list(group), settings.simplify) for group in groups)
     if settings.square:
-        shortest = max(2 * settings.simplify, 4 * math.sqrt(abs(metres.determinant)))
-        drawn = np.array([squared(roof, shortest) or outline for roof, outline in zip(roofs, drawn)], dtype=object)
+        limits = _shortest(metres, settings), FARTHEST * _narrowest(metres)
+        drawn = np.array([squared(roof, *limits) or outline for roof, outline in zip(roofs, drawn)], dtype=object)
     return drawn
 
 
@@ -308,7 +272,7 @@ def _moved(polygons: Polygons, transform: Affine) -> Polygons:
     return np.asarray(shapely.transform(polygons, lambda x, y: transform @ (x, y), interleaved=False))
 
 
-def footprint_ids(scene: str, points: NDArray[np.float64], grid: Grid) -> list[str]:
+def footprint_ids(scene: str, points: NDArray[np.float64], grid: Grid, named: dict[tuple[int, int], int]) -> list[str]:
     """A name for each roof of a scene, by the pixel of a point inside it: `<scene>_r<row>_c<col>`.
 
     So a roof has the same name whoever traces it, and in whatever order. Where roofs share a pixel, which takes roofs
@@ -318,15 +282,14 @@ def footprint_ids(scene: str, points: NDArray[np.float64], grid: Grid) -> list[s
         scene: Its name.
         points: x, y in each roof: (roofs, 2).
         grid: The scene's.
+        named: How many have each pixel (row, col) already; grows here.
     """
     cols, rows = ~grid.transform @ points.T
-    pixels = np.floor(np.round([cols, rows], 6)).astype(int)  # the same on either side of what numbers can hold
-    seen: dict[str, int] = {}
+    pixels = np.floor(np.round([rows, cols], 6)).astype(int)  # the same on either side of what numbers can hold
     names = []
-    for col, row in pixels.T.tolist():
-        name = f"{scene}_r{row}_c{col}"
-        seen[name] = seen.get(name, 0) + 1
-        names.append(f"{name}_{seen[name]}" if seen[name] > 1 else name)
+    for row, col in pixels.T.tolist():
+        number = named[row, col] = named.get((row, col), 0) + 1
+        names.append(f"{scene}_r{row}_c{col}" + (f"_{number}" if number > 1 else ""))
     return names
 
 
@@ -339,8 +302,7 @@ def geodesic_areas(polygons: Polygons, crs: CRS) -> list[float]:
     return [round(abs(geod.geometry_area_perimeter(polygon)[0]), 2) for polygon in placed]
 
 
-def gather(found: list[Footprints]) -> "tuple[Iterator[pa.RecordBatch], CRS]":
-    """The roofs of several scenes, as `Footprints.batches`, in their CRS where they share one, else in EPSG:4326."""
-    shared = all(one.crs == found[0].crs for one in found)
-    crs = found[0].crs if shared else CRS.from_epsg(4326)
-    return chain.from_iterable(one.batches(crs) for one in found), crs
+def common_crs(grids: Iterable[Grid]) -> CRS:
+    """The CRS that grids share, else EPSG:4326."""
+    found = [grid.crs for grid in grids]
+    return found[0] if all(crs == found[0] for crs in found) else CRS.from_epsg(4326)

@@ -3,6 +3,7 @@
 Polygons lie on a plane in metres; only those of `separated` lie in pixel coordinates.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
@@ -25,14 +26,13 @@ Roofs = NDArray[Any]  # polygons as WKB: a third of what GEOS needs for them
 
 
 def portions(count: int) -> Iterator[slice]:
-    """Slices of `count` polygons, at least one, each small enough for copies of it in memory."""
-    return (slice(start, start + PORTION) for start in range(0, max(count, 1), PORTION))
+    """Slices of `count` polygons, each small enough for copies of it in memory."""
+    return (slice(start, start + PORTION) for start in range(0, count, PORTION))
 
 
 def in_portions(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """The items in lists as long as the slices of `portions`, at least one list."""
+    """The items in lists as long as the slices of `portions`."""
     rest = iter(items)
-    yield list(islice(rest, PORTION))
     while some := list(islice(rest, PORTION)):
         yield some
 
@@ -99,12 +99,13 @@ def simplified(roofs: list[Polygon], tolerance: float) -> list[Polygon]:
     return [shapely.simplify(roof, tolerance) for roof in roofs]
 
 
-def squared(roof: Polygon, shortest: float) -> Polygon | None:
+def squared(roof: Polygon, shortest: float, farthest: float) -> Polygon | None:
     """The roof with right angles alone; None where its shape does not allow it.
 
     Walls run along the main direction of the outline or across it, at the mean place of the stretch of outline that
     each stands for. Walls shorter than `shortest` go, the shortest first, and their neighbours become one (in the
-    manner of Sester 2005, Optimization approaches for generalization and data abstraction).
+    manner of Sester 2005, Optimization approaches for generalization and data abstraction). No part lies more than
+    `farthest` beyond the outline.
     """
     plain = shapely.simplify(roof, shortest / 2)
     direction, agreement = _main_direction(plain)
@@ -114,7 +115,13 @@ def squared(roof: Polygon, shortest: float) -> Polygon | None:
     turned = [_corners(_walls(_points(ring, shortest / 8) / direction), shortest) * direction for ring in rings]
     outline, *holes = [np.column_stack([corners.real, corners.imag]) for corners in turned]
     square = Polygon(outline, [hole for hole in holes if len(hole)])
-    return square if square.is_valid and _iou(plain, square) >= ALIKE else None
+    return square if square.is_valid and _iou(plain, square) >= ALIKE and _near(square, plain, farthest) else None
+
+
+def _near(square: Polygon, roof: Polygon, farthest: float) -> bool:
+    """Whether all of a square outline is near its roof; it does not go beyond a box around it, however turned."""
+    left, top, right, bottom = roof.bounds
+    return math.hypot(right - left, bottom - top) <= farthest or bool(roof.buffer(farthest).covers(square))
 
 
 def _iou(a: Polygon, b: Polygon) -> float:
@@ -181,22 +188,41 @@ def _joined(wall: Wall, other: Wall) -> Wall:
     return Wall(wall.level, (wall.place * wall.points + other.place * other.points) / points, points)
 
 
-def without_overlaps(roofs: Roofs) -> Roofs:
-    """The roofs; of two that overlap, the smaller without what they share, empty where nothing of it is left."""
-    roofs, areas, boxes = roofs.copy(), np.zeros(len(roofs)), np.zeros((len(roofs), 4))
-    for some in portions(len(roofs)):
-        polygons = shapely.from_wkb(roofs[some])
-        areas[some], boxes[some] = shapely.area(polygons), shapely.bounds(polygons)
-    rank, boxed = np.argsort(np.argsort(-areas, kind="stable")), shapely.box(*boxes.T)
-    large, small = shapely.STRtree(boxed).query(boxed)
-    first = rank[large] < rank[small]
-    large, small = large[first], small[first]
-    shared = np.zeros(len(large), bool)
-    for some in portions(len(large)):
-        ones, others = _decoded(roofs, large[some]), _decoded(roofs, small[some])
+def overlapping(roofs: Roofs, boxes: NDArray[np.float64], old: int) -> NDArray[np.int_]:
+    """Pairs of roofs whose insides meet, (pairs, 2), but none of the first `old` roofs alone.
+
+    Args:
+        roofs: WKB.
+        boxes: Around each roof, in any coordinates: (roofs, 4).
+        old: How many of them this was asked for before.
+    """
+    boxed = shapely.box(*boxes.T)
+    one, other = shapely.STRtree(boxed).query(boxed[old:]) + np.array([[old], [0]])
+    pairs = np.column_stack([one, other])[one > other]
+    sizes = np.array([*map(len, roofs)])[pairs]
+    one, other = np.take_along_axis(pairs, np.argsort(sizes, axis=1), axis=1).T[::-1]  # GEOS looks things up in `one`
+    meet = np.zeros(len(pairs), bool)
+    for some in portions(len(one)):
+        ones, others = _decoded(roofs, one[some]), _decoded(roofs, other[some])
         shapely.prepare(ones)
-        shared[some] = shapely.intersects(ones, others) & ~shapely.touches(ones, others)
-    for i, j in sorted(zip(large[shared].tolist(), small[shared].tolist()), key=lambda pair: rank[[*pair]].tolist()):
+        meet[some] = shapely.intersects(ones, others) & ~shapely.touches(ones, others)
+    return np.asarray(pairs[meet])
+
+
+def without_overlaps(roofs: Roofs, pairs: NDArray[np.int_]) -> Roofs:
+    """The roofs; of two that overlap, the smaller without what they share, empty where nothing of it is left.
+
+    Args:
+        roofs: WKB.
+        pairs: Which overlap: (pairs, 2).
+    """
+    roofs, areas = roofs.copy(), np.zeros(len(roofs))
+    for some in portions(len(roofs)):
+        areas[some] = shapely.area(shapely.from_wkb(roofs[some]))
+    rank = np.argsort(np.argsort(-areas, kind="stable"))
+    ranked = np.sort(rank[pairs], axis=1)
+    place = np.argsort(rank)
+    for i, j in place[ranked[np.lexsort(ranked.T[::-1])]].tolist():
         one, other = shapely.from_wkb(roofs[[i, j]])
         if other.intersection(one).area > TOUCHING:
             roofs[j] = _largest(other.difference(one)).wkb

@@ -1,10 +1,13 @@
 """Vector files out: complete or not at all, the same bytes for the same features."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from itertools import chain
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
 
 from roofkit.artifacts import committed
 from roofkit.errors import OutputError, SettingsError
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
+GROUP = 10_000  # rows of a Parquet file that are written together
 RESERVED = ("fid", "geom", "geometry", "rowid")  # columns that GeoPackage has of its own
 WRITING = {
     "OGR_CURRENT_DATE": "2000-01-01T00:00:00.000Z",  # GeoPackage stores the time of writing; a fixed one: equal bytes
@@ -55,7 +59,7 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
     """
     from roofkit.ogr import pyogrio
 
-    with _written(path, len(features)) as (part, driver):
+    with _written(path, lambda: len(features)) as (part, driver):
         if driver == "Parquet":
             _write_parquet(part, features)
             return
@@ -67,33 +71,33 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
 
 
 def write_batches(
-    path: Path, batches: "Iterable[pa.RecordBatch]", count: int, crs: Any, *, key: str, style: str
+    path: Path, batches: "Iterable[pa.RecordBatch]", schema: "pa.Schema", crs: Any, *, key: str, style: str
 ) -> None:
-    """Write polygons that nobody has to hold all at once, as `write_features` does.
+    """Write polygons that nobody holds all at once, as `write_features` does.
 
     Args:
         path: The file. Its layer has its name.
-        batches: What to write, at least one; the column "geometry" holds polygons as WKB.
-        count: How many they are.
+        batches: What to write; the column "geometry" holds polygons as WKB.
+        schema: Their columns.
         crs: Theirs, in any form that pyproj knows.
         key: The column that tells features apart: in GeoJSON their id.
         style: How QGIS is to draw a GeoPackage of them, as QML.
 
     Raises:
         SettingsError, OutputError: As for `write_features`.
+        BaseException: What taking the batches raises.
     """
     import pyarrow as pa
     import pyproj
 
     from roofkit.ogr import pyogrio
 
-    rest = iter(batches)
-    first = next(rest)
-    reader = pa.RecordBatchReader.from_batches(first.schema, chain([first], rest))
-    with _written(path, count) as (part, driver):
+    counted = _Counted(batches)
+    with counted.errors(), _written(path, lambda: counted.count) as (part, driver):
         if driver == "Parquet":
-            _write_parquet(part, frame_of(reader.read_all(), crs))
+            _write_parquet_batches(part, counted, schema, crs)
             return
+        reader = pa.RecordBatchReader.from_batches(schema, counted)
         place = pyproj.CRS.from_user_input(crs)
         epsg = place.to_epsg()
         pyogrio.raw.write_arrow(
@@ -104,8 +108,36 @@ def write_batches(
             _write_style(part, path.stem, style)
 
 
+class _Counted:
+    """Batches, the number of rows that were asked for, and the error that ended them, which GDAL would replace."""
+
+    def __init__(self, batches: "Iterable[pa.RecordBatch]") -> None:
+        self.count = 0
+        self._batches = batches
+        self._error: BaseException | None = None
+
+    def __iter__(self) -> "Iterator[pa.RecordBatch]":
+        try:
+            for batch in self._batches:
+                self.count += len(batch)
+                yield batch
+        except BaseException as error:
+            self._error = error
+            raise
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise what ended the batches, if anything did, instead of what came of it."""
+        try:
+            yield
+        except BaseException as error:
+            if self._error is None or self._error is error:
+                raise
+            raise self._error from None
+
+
 @contextlib.contextmanager
-def _written(path: Path, count: int) -> Iterator[tuple[Path, str]]:
+def _written(path: Path, count: Callable[[], int]) -> Iterator[tuple[Path, str]]:
     """A path at which a driver is to write that many features, and the driver; what fails becomes an OutputError."""
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
@@ -124,8 +156,8 @@ def _written(path: Path, count: int) -> Iterator[tuple[Path, str]]:
             raise _not_written(path, str(error)) from error
         finally:
             pyogrio.set_gdal_config_options(dict.fromkeys(WRITING))
-        if found != count:
-            raise _not_written(path, f"{found} of {count} features came back")
+        if found != count():
+            raise _not_written(path, f"{found} of {count()} features came back")
 
 
 def frame_of(table: "pa.Table", crs: Any) -> "gpd.GeoDataFrame":
@@ -138,6 +170,49 @@ def frame_of(table: "pa.Table", crs: Any) -> "gpd.GeoDataFrame":
 
 def _write_parquet(path: Path, features: "gpd.GeoDataFrame") -> None:
     features.to_parquet(path, compression="zstd", write_covering_bbox=True)
+
+
+def _write_parquet_batches(path: Path, batches: "Iterable[pa.RecordBatch]", schema: "pa.Schema", crs: Any) -> None:
+    """GeoParquet 1.1 with a box for each polygon, as geopandas writes it."""
+    import pyarrow as pa
+    import pyarrow.parquet
+    import pyproj
+
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    boxed = schema.append(pa.field("bbox", pa.struct([(side, pa.float64()) for side in sides])))
+    lowest, highest = np.full(2, np.inf), np.full(2, -np.inf)
+    with pa.parquet.ParquetWriter(path, boxed, compression="zstd", store_schema=False) as writer:
+        for some in _in_groups(batches):
+            boxes = shapely.bounds(shapely.from_wkb(some["geometry"].to_numpy()))
+            lowest, highest = (
+                np.minimum(lowest, boxes[:, :2].min(axis=0)),
+                np.maximum(highest, boxes[:, 2:].max(axis=0)),
+            )
+            struct = pa.StructArray.from_arrays([*boxes.T], sides)
+            writer.write_table(pa.table([*some.columns, struct], boxed))
+        column = {
+            "encoding": "WKB", "geometry_types": ["Polygon"],
+            "crs": pyproj.CRS.from_user_input(crs).to_json_dict(),
+            "covering": {"bbox": {side: ["bbox", side] for side in sides}},
+        }  # fmt: skip
+        if np.isfinite(lowest).all():
+            column["bbox"] = [*lowest.tolist(), *highest.tolist()]
+        geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+        writer.add_key_value_metadata({"geo": json.dumps(geo)})
+
+
+def _in_groups(batches: "Iterable[pa.RecordBatch]") -> "Iterator[pa.Table]":
+    """Tables of about as many rows as a reader is to take at a time."""
+    import pyarrow as pa
+
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= GROUP:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def _options(driver: str, key: str | None = None) -> dict[str, str]:

@@ -7,9 +7,10 @@ from scipy import ndimage
 from shapely import Polygon, box
 from shapely.affinity import rotate
 
-from roofkit.footprints import trace
-from roofkit.outlines import _pixels, filled, repaired, separated, simplified, squared, without_overlaps
+from roofkit.outlines import _pixels, filled, overlapping, repaired, separated, simplified, squared, without_overlaps
+from roofkit.patches import trace
 
+FAR = 1000
 ELL = Polygon([(0, 0), (20, 0), (20, 10), (10, 10), (10, 20), (0, 20)])
 
 
@@ -90,7 +91,7 @@ def test_a_staircase_becomes_straight():
 @pytest.mark.parametrize(("shape", "corners"), [(box(0, 0, 14, 9), 4), (ELL, 6)])
 def test_noisy_roofs_get_their_corners_back(shape, corners, angle):
     turned = rotate(shape, angle)
-    found = squared(noisy(turned), 1.5)
+    found = squared(noisy(turned), 1.5, FAR)
     assert len(found.exterior.coords) - 1 == corners
     assert iou(found, turned) > 0.9
     x, y = np.diff(found.exterior.coords, axis=0).T
@@ -99,7 +100,7 @@ def test_noisy_roofs_get_their_corners_back(shape, corners, angle):
 
 def test_a_large_hole_is_squared_and_one_narrower_than_a_wall_goes():
     holes = [box(5, 5, 9, 9).exterior, box(12, 5, 13, 9).exterior]
-    found = squared(Polygon(box(0, 0, 20, 15).exterior, holes), 2)
+    found = squared(Polygon(box(0, 0, 20, 15).exterior, holes), 2, FAR)
     np.testing.assert_allclose([hole.bounds for hole in found.interiors], [(5, 5, 9, 9)], atol=0.02)
 
 
@@ -113,12 +114,32 @@ def test_a_large_hole_is_squared_and_one_narrower_than_a_wall_goes():
     ],
 )
 def test_what_has_no_right_angles_or_is_too_narrow_is_not_squared(shape):
-    assert squared(shape, 1.5) is None
+    assert squared(shape, 1.5, FAR) is None
+
+
+def test_a_square_outline_does_not_lie_far_beyond_the_roof():
+    chamfered = Polygon([(0, 0), (70, 0), (100, 30), (100, 60), (0, 60)])  # a corner would lie 18.3 from it
+    assert len(squared(chamfered, 20, 18.5).exterior.coords) == 5
+    assert squared(chamfered, 20, 18) is None
+
+
+def apart(roofs):
+    roofs = np.asarray(roofs)
+    wkb = shapely.to_wkb(roofs)
+    return without_overlaps(wkb, overlapping(wkb, shapely.bounds(roofs), 0))
+
+
+def test_pairs_that_were_found_before_are_not_found_again():
+    roofs = np.array([box(x, 0, x + 2, 2) for x in (0, 1, 2, 9)])
+    wkb, boxes = shapely.to_wkb(roofs), shapely.bounds(roofs)
+    assert sorted(overlapping(wkb, boxes, 0).tolist()) == [[1, 0], [2, 1]]  # 0 and 2 touch
+    assert overlapping(wkb, boxes, 2).tolist() == [[2, 1]]
+    assert overlapping(wkb, boxes, 4).shape == (0, 2)
 
 
 def test_of_two_that_overlap_the_smaller_gives_way():
     small, large, swallowed = box(0, 0, 2, 2), box(1, 0, 5, 2), box(3, 1, 4, 2)
-    found = shapely.from_wkb(without_overlaps(shapely.to_wkb([small, large, swallowed])))
+    found = shapely.from_wkb(apart([small, large, swallowed]))
     assert found[0].equals(box(0, 0, 1, 2))
     assert found[1].equals(large)
     assert found[2].is_empty
@@ -126,7 +147,7 @@ def test_of_two_that_overlap_the_smaller_gives_way():
 
 def test_a_roof_cut_in_two_keeps_its_larger_part():
     bar, cross = box(4, -5, 6, 50), box(0, 0, 12, 2)
-    found = without_overlaps(shapely.to_wkb([cross, bar]))
+    found = apart([cross, bar])
     assert shapely.from_wkb(found[0]).equals(box(6, 0, 12, 2))
 
 

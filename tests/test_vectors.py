@@ -28,10 +28,10 @@ def features():
 
 
 def write_in_batches(path, features):
-    columns = {name: features[name].tolist() for name in features.columns.drop("geometry")}
+    columns = {name: pa.array(features[name].tolist(), pa.string()) for name in features.columns.drop("geometry")}
     table = pa.table({**columns, "geometry": pa.array(features.geometry.to_wkb(), pa.binary())})
     batches = (table.slice(row, 1).to_batches()[0] for row in range(len(table)))
-    write_batches(path, batches, len(table), features.crs, key="material", style=footprint_style())
+    write_batches(path, batches, table.schema, features.crs, key="material", style=footprint_style())
 
 
 @pytest.mark.parametrize("write", [write_features, write_in_batches])
@@ -116,8 +116,10 @@ def test_geojson_as_rfc_7946_has_it(features, tmp_path):
     assert gpd.read_file(tmp_path / "a" / "x.geojson")["id"].tolist() == ["metal", "tile"]
 
 
-def test_geoparquet_has_the_metadata_that_it_should(features, tmp_path):
-    write_features(tmp_path / "a.parquet", features)
+@pytest.mark.parametrize("write", [write_features, write_in_batches])
+def test_geoparquet_has_the_metadata_that_it_should(write, features, tmp_path, monkeypatch):
+    monkeypatch.setattr("roofkit.vectors.GROUP", 1)
+    write(tmp_path / "a.parquet", features)
     schema = pyarrow.parquet.read_schema(tmp_path / "a.parquet")
     geo = json.loads(schema.metadata[b"geo"])
     assert geo["version"] in ("1.0.0", "1.1.0")
@@ -130,6 +132,29 @@ def test_geoparquet_has_the_metadata_that_it_should(features, tmp_path):
     assert geo["version"] == "1.1.0"  # of which the covering is
     back = gpd.read_parquet(tmp_path / "a.parquet")
     assert back.drop(columns="bbox", errors="ignore").equals(features)
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.fgb", "a.parquet"])
+def test_nothing_is_a_layer_of_polygons_without_one(features, tmp_path, name):
+    write_in_batches(tmp_path / name, features[:0])
+    found = gpd.read_parquet(tmp_path / name) if name == "a.parquet" else gpd.read_file(tmp_path / name, layer="a")
+    assert len(found) == 0
+    assert found.crs.to_epsg() == (4326 if name == "a.geojson" else 32644)
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.fgb", "a.parquet"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError("b", "not written", "space", "Free some.")])
+def test_what_ends_the_batches_is_raised_as_it_is(features, tmp_path, name, error):
+    table = pa.table({"material": ["metal"], "geometry": pa.array(features.geometry[:1].to_wkb(), pa.binary())})
+
+    def batches():
+        yield from table.to_batches()
+        raise error
+
+    with pytest.raises(BaseException) as found:  # noqa: PT011
+        write_batches(tmp_path / name, batches(), table.schema, features.crs, key="material", style="")
+    assert found.value is error or found.type is error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_geojson_is_longitude_latitude(features, tmp_path):
