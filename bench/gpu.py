@@ -499,7 +499,8 @@ def fit(request: Request) -> Answer:
         learner.learn(frames, epoch, epochs=3, live=False)
         finish(learner.network.variables)
         seconds = time.perf_counter() - started
-    return {"frames_per_second": frames.steps * settings.data.batch_size / seconds, "seconds": seconds}
+    learnt = sum(len(frames.places(step)) for step in range(frames.steps))  # the last batch of a turn is short
+    return {"frames_per_second": learnt / seconds, "seconds": seconds}
 
 
 def scan(request: Request) -> Answer:
@@ -509,32 +510,34 @@ def scan(request: Request) -> Answer:
     from roofkit.settings import load_settings
     from unet.inference import Inference
     from unet.model_file import LoadedModel
-    from unet.predictor import NetworkPredictor, starts
+    from unet.predictor import NetworkPredictor
 
     class Nothing(Inference):
         """A network that costs nothing."""
 
         def map(self, batches: Iterable[np.ndarray]) -> Any:
             """The first band of each frame."""
+            self.windows = 0
             for batch in batches:
+                self.windows += len(batch)  # those with a valid pixel
                 yield (batch[..., 0] > 0).astype(np.float32)
 
     settings, path = load_settings(Path(request.settings)), Path(request.scene or "")
     args, size = settings.predict_args.model_copy(update={"batch_size": request.batch}), (request.size, request.size)
     with open_raster(path) as src:
         request = replace(request, bands=len(data_bands(src)), precision="float32", layout="channels_last")
-        rows, cols = (len(starts(length, request.size, args.overlap)) for length in src.shape)
-    predictor, rates = NetworkPredictor(path, args), []
+    predictor, nothing, taken = NetworkPredictor(path, args), Nothing(), []
     predictor.loaded = LoadedModel(build(request), 0.5, size, size, (), "channels_last", 1, request.bands)
-    for inference in (predictor.inference, Nothing()):
+    for inference in (predictor.inference, nothing):
         predictor.inference = inference
         for _ in range(2):
             with tempfile.TemporaryDirectory() as folder:
                 started = time.perf_counter()
                 predict_block(Block(path, path.stem), predictor, Targets(Path(folder)), rasters=settings.raster_args)
                 seconds = time.perf_counter() - started
-        rates.append(rows * cols / seconds)
-    return {"windows": rows * cols, "bands": request.bands, "windows_per_second": rates[0], "stage_alone": rates[1]}
+        taken.append(seconds)
+    rates = [nothing.windows / seconds for seconds in taken]
+    return {"windows": nothing.windows, "bands": request.bands, "windows_per_second": rates[0], "stage_alone": rates[1]}
 
 
 def _frames(request: Request) -> tuple[Any, Any, Any, float]:

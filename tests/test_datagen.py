@@ -221,6 +221,18 @@ def test_each_frame_once_an_epoch_in_an_order_of_seed_and_epoch(make_pairs):
     assert order(None, 3) == list(range(5))
 
 
+def test_a_short_batch_divides_by_the_devices(make_pairs):
+    frames = RoofFrames(make_pairs(5), args(), devices=3)
+    assert [[len(array) for array in batch] for batch in frames] == [[3] * 3] * 3
+    assert frames[0][2].any(axis=(1, 2)).tolist() == [True, True, False]
+    images, masks, weights = frames[2]
+    alone = RoofFrames(frames.pairs, args())[2]
+    for array, one in zip((images, masks), alone):
+        np.testing.assert_array_equal(array, np.repeat(one, 3, axis=0))
+    assert weights[0].all()
+    assert not weights[1:].any()
+
+
 def test_epochs_move_on(make_pairs):
     frames = RoofFrames(make_pairs(1), args(), seed=0)
     frames.on_epoch_end()

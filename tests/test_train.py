@@ -495,6 +495,20 @@ def test_two_devices_learn_what_one_does(project, whole, normalization):
         np.testing.assert_allclose(one, two, atol=0.1 * max(1.0, np.abs(one).max()) if own_statistics else 2e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "batch"), [(3, 2), (3, 4), (1, 4)])
+def test_two_devices_share_what_does_not_divide(project, count, batch):
+    for kind, last in (("train", 4), ("val", 2)):
+        for i in range(min(count, last - 1), last):
+            for folder in ("frames", "masks"):
+                (project.folder / f"data/{kind}_{folder}/{kind}_{i}.tif").unlink()
+    project.set(batch_size=batch, epochs=2).run("--dry-run")
+    options = ["--settings", str(project.folder / "settings.json")]
+    done = subprocess.run([sys.executable, "-c", SHARED, *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(project.history()) == 2
+
+
 def test_a_batch_that_devices_cannot_share(project, capsys, monkeypatch):
     monkeypatch.setattr(stage, "num_devices", lambda: 3)
     assert project.run() == 1
@@ -820,6 +834,7 @@ def test_real_eight_band_uint16_frames(project, capsys, compiled, whole):
         ("fpu avx2", "9.0\n7.5\n", "mixed_float16"),  # beside a T4
         ("fpu avx512_bf16", "6.1\n", "float32"),  # P4
         ("fpu avx2", "[N/A]\n", "float32"),
+        ("fpu avx512_bf16 amx_bf16 vendor_id : GenuineIntel", "", "float32"),  # another maker's GPU
     ],
 )
 def test_the_precision_of_this_machine(monkeypatch, flags, gpu, expected):
@@ -828,7 +843,7 @@ def test_the_precision_of_this_machine(monkeypatch, flags, gpu, expected):
             raise FileNotFoundError(command[0])
         return subprocess.CompletedProcess(command, 0, gpu)
 
-    monkeypatch.setattr("unet.backend.gpu_count", lambda: 1)
+    monkeypatch.setattr("unet.backend.gpu_count", lambda: int(gpu is not None))
     monkeypatch.setattr("unet.backend.subprocess.run", ask)
     monkeypatch.setattr("unet.backend.Path.read_text", lambda self, **options: f"flags : {flags}\n")
     assert best_precision() == expected

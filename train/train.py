@@ -279,12 +279,9 @@ class Training:
 
         frames = RoofFrames if self.settings.data.custom else KerasFrames
         training, data, classes = self.settings.training, self.settings.data, self.settings.model.num_classes
-        self.train = frames(
-            self.train_pairs, data, num_classes=classes, seed=training.seed, steps=training.steps_per_epoch
-        )
-        if num_devices() > 1:  # a short batch at the end could not be shared out
-            self.train.steps = min(self.train.steps, max(1, len(self.train_pairs) // data.batch_size))
-        self.val = frames(self.val_pairs, data, num_classes=classes, steps=training.validation_steps)
+        options = {"num_classes": classes, "devices": num_devices()}
+        self.train = frames(self.train_pairs, data, seed=training.seed, steps=training.steps_per_epoch, **options)
+        self.val = frames(self.val_pairs, data, steps=training.validation_steps, **options)
         self.statistics = self.train.measure()
         check_statistics(self.statistics, self.paths.train_frames, self.paths.train_masks)
         check_statistics(self.val.measure(), self.paths.val_frames, self.paths.val_masks)

@@ -48,11 +48,12 @@ def best_precision() -> str:
     """The Keras dtype policy that trains fastest on this machine without loss of accuracy.
 
     NVIDIA GPUs: mixed_bfloat16 from compute capability 8 (A100, RTX 30), mixed_float16 with loss scaling from 7 (V100,
-    T4), else float32. Processors: mixed_bfloat16 with AMX, or with AVX512-BF16 of AMD; else float32. Intel's
-    AVX512-BF16 multiplies no faster than its float32 (bench/precision.py), and elsewhere bfloat16 is emulated.
+    T4), else float32, as on other GPUs. Processors: mixed_bfloat16 with AMX, or with AVX512-BF16 of AMD; else
+    float32. Intel's AVX512-BF16 multiplies no faster than its float32 (bench/precision.py), and elsewhere bfloat16 is
+    emulated.
     """
-    capability = gpu_capability() if gpu_count() else None
-    if capability is not None:
+    if gpu_count():
+        capability = gpu_capability() or 0.0  # not NVIDIA's, or nvidia-smi is missing
         return "mixed_bfloat16" if capability >= 8.0 else "mixed_float16" if capability >= 7.0 else "float32"
     try:
         words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
@@ -82,14 +83,14 @@ def gpu_capability() -> float | None:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Hold back what is written to stderr, by C++ code too; show it after all when the block raises."""
+    """Hold back what is written to stderr, by C++ code too; show it after all when the block fails."""
     sys.stderr.flush()
     before = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             os.dup2(before, 2)
             held.seek(0)
             os.write(2, held.read())

@@ -96,6 +96,7 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         num_classes: 1 or 2.
         seed: Shuffles, and draws frames with roofs more often where `roof_balance` says so; None: a fixed order.
         steps: Batches in an epoch, more or fewer than the frames fill; None: each frame once.
+        devices: That a batch is shared out over: a short one has some frames again, of weight 0, so that it divides.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         num_classes: int = 1,
         seed: int | None = None,
         steps: int | None = None,
+        devices: int = 1,
     ) -> None:
         super().__init__(workers=1)
         self.pairs = list(pairs)
@@ -114,6 +116,7 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         self.seed = seed
         self.balance = settings.roof_balance
         self.steps = steps or -(-len(self.pairs) // settings.batch_size)
+        self.devices = devices
         self.epoch = 0
         self.augmentation: Augmentation | None = None
         self.error: Exception | None = None
@@ -133,7 +136,7 @@ class RoofFrames(keras.utils.PyDataset):  # type: ignore[misc]
         An error is kept in `error` too, because Keras passes on its own instead.
         """
         try:
-            return self._ahead.get(index) or self.batch(index)
+            return shareable(self._ahead.get(index) or self.batch(index), self.devices)
         except Exception as error:
             self.error = error
             raise
@@ -272,6 +275,16 @@ def aligned(shape: Sequence[int]) -> Image:
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def shareable(batch: Batch, devices: int) -> Batch:
+    """The batch, with some of its frames again, of weight 0, where it does not divide by a number of devices."""
+    count = len(batch[0])
+    if not count % devices:
+        return batch
+    images, masks, weights = (array[np.arange(count + -count % devices) % count] for array in batch)
+    weights[count:] = 0
+    return images, masks, weights
 
 
 class KerasFrames(RoofFrames):
