@@ -345,6 +345,15 @@ def test_probe_leaves_the_model_as_it_is_and_takes_any_size():
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
 
 
+def test_probe_of_a_model_that_adapted_to_its_frames():
+    scaling, windows = layers.Normalization(), views()
+    model = net(scaling)
+    scaling.adapt(windows.images)
+    probe = Probe(model)
+    assert np.allclose(probe.inputs(windows.images).mean(axis=(0, 1, 2)), 0, atol=1e-3)
+    assert np.allclose(probe.answer(windows.images), model.predict(windows.images, verbose=0)[..., 0], atol=1e-5)
+
+
 def test_probe_of_a_model_with_channels_first():
     sizes = ModelArgs(input_shape=(2, 16, 16), num_layers=0, filters=2, upconv_filters=2)
     probe = Probe(

@@ -18,6 +18,7 @@ from unet.forms import (
     ViewedTranspose,
     fast,
     in_forms,
+    remade,
 )
 from unet.network import Preparation, build_unet
 
@@ -68,6 +69,27 @@ def test_a_whole_network_is_changed_and_keeps_its_weights():
     assert [w.path for w in changed.weights] == [w.path for w in network.weights]
     images = np.random.default_rng(0).uniform(size=(1, 32, 32, 3)).astype("float32")
     np.testing.assert_allclose(changed.predict(images, verbose=0), network.predict(images, verbose=0), atol=1e-5)
+
+
+def adapted(*after):
+    """A network that begins with the mean and deviation of 16-bit values."""
+    scaling = layers.Normalization(axis=-1)
+    network = keras.Sequential([keras.Input((8, 8, 3)), scaling, *after])
+    scaling.adapt(np.random.default_rng(0).normal(1000, 3, (40, 8, 8, 3)).astype("float32"))
+    return network
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_what_was_adapted_is_kept(inner):
+    network = adapted(layers.BatchNormalization(), layers.Conv2D(1, 1, activation="sigmoid"))
+    if inner:
+        network = keras.Sequential([keras.Input((8, 8, 3)), network])
+    images = np.random.default_rng(1).normal(1000, 3, (2, 8, 8, 3)).astype("float32")
+    expected = network.predict(images, verbose=0)
+    assert expected.std() > 0.02
+    for forms in ({}, {layers.BatchNormalization: FusedNormalization}):
+        np.testing.assert_allclose(in_forms(network, forms).predict(images, verbose=0), expected, atol=1e-5)
+    np.testing.assert_allclose(remade(network).predict(images, verbose=0), expected, atol=1e-5)
 
 
 fused = pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no such operation")

@@ -381,6 +381,59 @@ def test_a_gpu_tells_300_kelvins_from_301(on_gpu):
     assert abs(mapped(open_inference(loaded), [kelvins]) - expected).mean() < 0.002
 
 
+def beginning_with(*first):
+    """A network for values around 1000 that differ by a few, which begins with these layers."""
+    keras.utils.set_random_seed(1)
+    body = [layers.Conv2D(8, 3, padding="same", activation="relu"), layers.Conv2D(1, 1, activation="sigmoid")]
+    network = keras.Sequential([keras.Input((SIDE, SIDE, BANDS)), *first, *body])
+    values = np.random.default_rng(0).normal(1000, 3, (2, SIDE, SIDE, BANDS)).astype(np.float32)
+    for layer in first:
+        if isinstance(layer, layers.Normalization):
+            layer.adapt(values)
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([np.full(BANDS, value, np.float32) for value in (1, 0, 1000, 9)])
+    return network, values
+
+
+def scaling():
+    return layers.Rescaling(1 / 3, -1000 / 3)
+
+
+BEGINNINGS = {
+    "normalization": lambda: [layers.Normalization()],
+    "batch normalization": lambda: [layers.BatchNormalization(epsilon=1e-6)],
+    "padding": lambda: [layers.ZeroPadding2D(1), layers.Cropping2D(1), scaling()],
+    "a model": lambda: [keras.Sequential([keras.Input((SIDE, SIDE, BANDS)), scaling()])],
+}
+
+
+@pytest.mark.parametrize("first", BEGINNINGS)
+def test_a_gpu_does_not_round_what_a_model_begins_with(on_gpu, first):
+    network, values = beginning_with(*BEGINNINGS[first]())
+    expected = mapped(KerasInference(ready(network), "m.h5"), [values])
+    assert expected.std() > 0.05
+    assert abs(mapped(open_inference(ready(network)), [values]) - expected).max() < 0.02
+
+
+@needs_openvino
+@pytest.mark.parametrize("first", BEGINNINGS)
+def test_nor_does_openvino(monkeypatch, first):
+    monkeypatch.setattr(inference, "best_precision", lambda: "mixed_bfloat16")
+    network, values = beginning_with(*BEGINNINGS[first]())
+    expected = mapped(KerasInference(ready(network), "m.h5"), [values])
+    assert abs(mapped(open_inference(ready(network), runtime="openvino"), [values]) - expected).max() < 0.02
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_model_of_mixed_precision_keeps_what_it_adapted_to(tmp_path, policy):
+    with precision(policy):
+        network, values = beginning_with(layers.Normalization(dtype="float32"))
+    loaded = reload(network, tmp_path / "m.keras")
+    expected = mapped(KerasInference(loaded, "m.keras"), [values])
+    assert 0.05 < expected.std() < 0.45
+    assert abs(mapped(open_inference(loaded), [values]) - expected).max() < 0.02
+
+
 class Once(layers.Layer):
     """A layer that cannot be made again from its configuration."""
 

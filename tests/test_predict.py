@@ -240,6 +240,40 @@ def test_nobody_looks_for_valid_pixels_when_the_scan_is_closed(make_raster, tmp_
     assert len(looked) < many
 
 
+def test_a_network_that_does_not_start_says_so_before_a_scene_is_read(make_raster, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr("unet.predictor.read_pixels", lambda src, window: looked.append(window))
+    monkeypatch.setattr("unet.inference.open_inference", lambda *_, **__: 1 / 0)
+    with rasterio.open(make_raster(scene(SIDE, SIDE))) as src, pytest.raises(ZeroDivisionError):
+        next(predictor(tmp_path).windows(src, [Window(0, 0, SIDE, SIDE)]))
+    assert looked == []
+
+
+@pytest.mark.parametrize(("values", "said"), [((-4.0, 9.0), "from -4 to 9"), ((0.2, 1.5), "from 0.2 to 1.5")])
+def test_what_is_no_probability_is_refused(make_raster, tmp_path, values, said):
+    class Logits(Brightness):
+        def predict_on_batch(self, batch):
+            return np.broadcast_to(np.where(np.arange(SIDE) % 2, *values)[:, None, None], (*batch.shape[:3], 1))
+
+    path = make_raster(scene(100, 100))
+    with pytest.raises(
+        BadInputError, match=rf"model\.h5: values {said}; expected roof probabilities, 0 to 1\. End the"
+    ):
+        predicted(path, predictor(tmp_path, Logits()), Targets(tmp_path / "m"), rasters=RasterArgs())
+    assert not list((tmp_path / "m").glob("*"))
+
+
+def test_no_probability_is_more_than_1(make_raster, tmp_path):
+    class Certain(Brightness):
+        def predict_on_batch(self, batch):
+            return np.ones((*batch.shape[:3], 1), np.float32)
+
+    targets = Targets(tmp_path / "m", (tmp_path / "p",))
+    tally = predicted(make_raster(scene(300, 211)), predictor(tmp_path, Certain()), targets, rasters=RasterArgs())
+    assert tally.highest == 1
+    assert read(tmp_path / "p/scene.tif")[0].max() == 1
+
+
 def test_an_error_of_the_network_ends_every_thread(make_raster, tmp_path):
     class Failing(Brightness):
         def predict_on_batch(self, batch):
@@ -603,7 +637,7 @@ def test_blocks_in_shares_are_those_of_one_run(fake_model, make_raster, tmp_path
         assert main(line) == 0
         last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert made == [6, 6, 6]
-    assert (last["made"], last["footprints"]) == (2, 6)  # of the two blocks without a valid pixel nothing is kept
+    assert (last["made"], last["footprints"]) == (0, 6)  # the two blocks without a valid pixel are finished, too
     assert contents(tmp_path / "one/m") == contents(tmp_path / "shares/m")
 
 

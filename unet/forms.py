@@ -1,9 +1,10 @@
 """Layers in a form that a backend computes fast, with the same numbers and weights; a model is never saved in it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 from keras.src.backend.common.backend_utils import compute_conv_transpose_padding_args_for_jax
 
@@ -153,6 +154,26 @@ def in_forms(network: keras.Model, forms: Mapping[type, Any]) -> keras.Model:
     def form(layer: Any) -> Any:
         return forms.get(type(layer), type(layer)).from_config(layer.get_config())
 
-    changed = keras.models.clone_model(network, clone_function=form)
-    changed.set_weights(network.get_weights())
+    return remade(network, form)
+
+
+def remade(network: keras.Model, make: Callable[[Any], Any] | None = None, **options: Any) -> keras.Model:
+    """The same network of new layers, with the same numbers.
+
+    Args:
+        network: The network.
+        make: Makes a layer after one of the network's, or of a network in it; None: the same.
+        options: Of `keras.models.clone_model`.
+    """
+    changed = keras.models.clone_model(network, clone_function=make, recursive=make is not None, **options)
+    changed.set_weights([np.asarray(weight, np.float32) for weight in network.get_weights()])
+    for layer in all_layers(changed):
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()  # it computes with numbers that it makes of its weights only here
     return changed
+
+
+def all_layers(network: keras.Model) -> Iterator[Any]:
+    """The layers of a network, and of the networks in it."""
+    for layer in network.layers:
+        yield from all_layers(layer) if hasattr(layer, "layers") else (layer,)

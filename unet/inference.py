@@ -137,7 +137,7 @@ class OpenVinoInference(Inference):
         self._core = once(("core", openvino), openvino.Core)
         self._options: dict[str, Any] = {
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else _fast_precision(self._core),
+            "INFERENCE_PRECISION_HINT": _fast_precision(self._core, loaded.model) if precision == "auto" else "f32",
             "ENABLE_CPU_PINNING": False,  # a pinned thread waits while something else has its core: a reader, a worker
         }
         if threads:
@@ -267,10 +267,10 @@ def _absent(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
-def _fast_precision(core: Any) -> str:
-    """bf16 where the processor multiplies it natively and fast, else f32."""
+def _fast_precision(core: Any, model: Any) -> str:
+    """bf16 where the processor multiplies it natively and fast, and nothing rounds the model's input; else f32."""
     native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # the best precision may be a GPU's
-    return "bf16" if native and best_precision() == "mixed_bfloat16" else "f32"
+    return "bf16" if native and best_precision() == "mixed_bfloat16" and _scales_first(model) else "f32"
 
 
 def _converted(loaded: LoadedModel, shape: Shape) -> Any:
@@ -320,35 +320,42 @@ def _for_gpu(loaded: LoadedModel, precision: Precision, name: str | Path) -> Loa
 
 def _in_float32(model: Any) -> Any:
     """The model, or its twin in float32 where layers compute in another precision: the converter knows no bfloat16."""
-    if all(layer.compute_dtype == "float32" for layer in _layers(model)):
+    from unet.forms import all_layers
+
+    if all(layer.compute_dtype == "float32" for layer in all_layers(model)):
         return model
     return _twin(model, lambda layer: "float32")
 
 
 def _in_bfloat16(model: Any) -> Any:
-    """The model's twin in bfloat16, its scaling and what makes probabilities in float32, as training has it.
+    """The model's twin in bfloat16, but in float32 what comes before its first kernel, and what makes probabilities.
 
-    In bfloat16, which has the range of float32, 300 and 301 are the same, and so are probabilities 1/256 apart.
+    In bfloat16, which has the range of float32, 300 and 301 are the same, and so are probabilities 1/256 apart. Of a
+    model that holds others nobody knows where they begin: it stays as it is.
     """
-    keras = start_keras()
-    scaling = keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Permute
+    if any(hasattr(layer, "layers") for layer in model.layers):
+        return model
+    first = next((index for index, layer in enumerate(model.layers) if _has_kernel(layer)), len(model.layers))
     last = max((index for index, layer in enumerate(model.layers) if layer.weights), default=0)
-    exact = [*takewhile(lambda layer: isinstance(layer, scaling), model.layers), *model.layers[last:]]
+    exact = [*model.layers[:first], *model.layers[last:]]
     return _twin(model, lambda layer: "float32" if layer in exact else "mixed_bfloat16")
+
+
+def _scales_first(model: Any) -> bool:
+    """Whether nothing but layers that scale come before a model's first kernel: OpenVINO computes these exactly."""
+    from unet.forms import all_layers
+
+    layers = start_keras().layers
+    scaling = layers.InputLayer, layers.Rescaling, layers.Normalization, layers.BatchNormalization, layers.Permute
+    return all(isinstance(layer, scaling) for layer in takewhile(lambda one: not _has_kernel(one), all_layers(model)))
+
+
+def _has_kernel(layer: Any) -> bool:
+    return any("kernel" in weight.name for weight in layer.weights)
 
 
 def _twin(model: Any, policy: Callable[[Any], str]) -> Any:
     """The same network of layers that have other dtype policies, with float32 weights."""
-    twin = start_keras().models.clone_model(
-        model,
-        clone_function=lambda layer: type(layer).from_config(layer.get_config() | {"dtype": policy(layer)}),
-        recursive=True,
-    )
-    twin.set_weights([np.asarray(weight, np.float32) for weight in model.get_weights()])
-    return twin
+    from unet.forms import remade
 
-
-def _layers(model: Any) -> Iterator[Any]:
-    """All layers of a model, and of the models in it."""
-    for layer in model.layers:
-        yield from _layers(layer) if hasattr(layer, "layers") else (layer,)
+    return remade(model, lambda layer: type(layer).from_config(layer.get_config() | {"dtype": policy(layer)}))

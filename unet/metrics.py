@@ -109,30 +109,6 @@ class RoofF1(_RoofScore):
         return 2.0 * tp / ops.maximum(2.0 * tp + fp + fn, 1.0)
 
 
-class RoofPrecision(_RoofScore):
-    """Share of what was found that is roof, 0..1."""
-
-    def __init__(self, name: str = "precision", threshold: float = 0.5) -> None:
-        super().__init__(name, threshold)
-
-    def result(self) -> Any:
-        """The value so far."""
-        tp, fp, _ = ops.unstack(self._totals())
-        return tp / ops.maximum(tp + fp, 1.0)
-
-
-class RoofRecall(_RoofScore):
-    """Share of the roofs that was found, 0..1."""
-
-    def __init__(self, name: str = "recall", threshold: float = 0.5) -> None:
-        super().__init__(name, threshold)
-
-    def result(self) -> Any:
-        """The value so far."""
-        tp, _, fn = ops.unstack(self._totals())
-        return tp / ops.maximum(tp + fn, 1.0)
-
-
 class ThresholdCounts(_Counter):
     """Counts at 481 thresholds in one pass, from a histogram of logits; `result` is the best IoU."""
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from roofkit.errors import MismatchError
+from roofkit.errors import BadInputError, MismatchError
 from roofkit.raster import BLOCK, Pixels, Valid, data_bands, read_pixels
 from roofkit.settings import PredictArgs
 from roofkit.workers import ahead, cores, map_threads
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from unet.model_file import LoadedModel
 
 PART_WIDTH = 8192  # columns that are blended at a time: with it, memory does not grow with a scene's width
+SLACK = 0.01  # by which rounding may take a probability out of its range
 PREPARING = 4  # threads, at most: more would hold more windows than the network keeps up with
 Floats = NDArray[np.float32]
 Scanned = tuple[Window, Floats, Valid]  # a window, its roof probability (rows, cols), 0 to 1, and where it is valid
@@ -87,7 +88,7 @@ class Predictor(ABC):
         """Windows that cover a region of a scene once.
 
         They are aligned to blocks, as the region is. Those without a valid pixel may be left out. Until the generator
-        is closed the scene is read in another thread, and may not be read in this one.
+        is closed the scene may be read in another thread, and may not be read in this one.
         """
 
     def check(self, src: DatasetReader, path: Path) -> None:
@@ -158,16 +159,26 @@ class NetworkPredictor(Predictor):
                     images = np.stack([image for _, image in batch])
                     yield from (turned(images, turn) for turn in self.turns)
 
-        with ahead(batches(), 1) as coming, ahead(self.inference.map(coming), 1) as results:
-            try:
-                for first in results:
-                    others = islice(results, len(self.turns) - 1)
-                    back = (turned_back(one, turn) for one, turn in zip(chain([first], others), self.turns))
-                    total = reduce(np.add, back)
-                    for (window, valid), probability in zip(waiting.popleft(), total / len(self.turns)):
-                        yield window, self._back(probability, window), valid
-            finally:
-                over.set()
+        inference = self.inference  # what fails, fails before anything is read
+        with contextlib.ExitStack() as stack:
+            coming = stack.enter_context(ahead(batches(), 1))
+            stack.callback(over.set)
+            results = stack.enter_context(ahead(inference.map(coming), 1))
+            stack.callback(over.set)  # before anybody waits for a thread that reads
+            for first in results:
+                others = islice(results, len(self.turns) - 1)
+                back = (turned_back(one, turn) for one, turn in zip(chain([first], others), self.turns))
+                total = reduce(np.add, back) / len(self.turns)
+                self._check_range(total)
+                for (window, valid), probability in zip(waiting.popleft(), total):
+                    yield window, self._back(probability, window), valid
+
+    def _check_range(self, output: NDArray[np.floating[Any]]) -> None:
+        """Raise BadInputError where a network's output is no probability; what is no number is found elsewhere."""
+        lowest, highest = float(output.min()), float(output.max())
+        if lowest < -SLACK or highest > 1 + SLACK:
+            found, advice = f"values from {lowest:.3g} to {highest:.3g}", "End the network with a sigmoid or softmax."
+            raise BadInputError(self.path, found, "roof probabilities, 0 to 1", advice)
 
     def _frame(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
         """What the network sees (rows, cols, bands) of a window."""
@@ -245,7 +256,7 @@ class _Strip:
         while self._top < last:
             count = min(last - self._top, len(self._sums))
             window = Window(self._part.col_off, self._top, self._part.width, count)
-            yield window, self._sums[:count].copy(), self._valid[:count].copy()
+            yield window, np.minimum(self._sums[:count], 1), self._valid[:count].copy()  # shares may add up to more
             self._sums, self._valid = (
                 np.concatenate([rows[count:], np.zeros_like(rows[:count])]) for rows in (self._sums, self._valid)
             )

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from roofkit.checks import spread
 from roofkit.raster import Valid
+from unet.forms import remade
 from unet.frames import Image, Sample
 
 SIDE = 96  # pixels that a window has at least, a side
@@ -83,9 +84,8 @@ class Probe:
         bands = model.input_shape[1 if self.first else 3]
         plain = keras.Model(model.inputs[0], model.outputs[0])  # without loss and optimizer
         size = (bands, None, None) if self.first else (None, None, bands)
-        self.model = keras.models.clone_model(plain, input_tensors=keras.Input(size))
+        self.model = remade(plain, input_tensors=keras.Input(size))
         self.weights = model.get_weights()
-        self.model.set_weights(self.weights)
         self.norms = [
             layer for layer in self.model.layers if isinstance(layer, layers.BatchNormalization) and layer.trainable
         ]
