@@ -335,7 +335,7 @@ class _Job:
                 facts = {"model": self.predictor.path.name, "threshold": self.predictor.threshold, **vars(tally)}
                 outputs.record(name, self.keys[block.name], **facts)
             else:
-                outputs.leave_out(name)
+                outputs.record_nothing(name, self.keys[block.name])
 
     def finish(self) -> dict[str, int]:
         """Write what lies over blocks, and the polygons, and close the ledgers; what to say of the polygons."""

@@ -21,7 +21,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from importlib.metadata import version
@@ -39,11 +39,18 @@ from roofkit.shards import Shard
 PART = ".part-"
 PARTS = re.compile(rf"{re.escape(PART)}(?:[0-9a-f]+~)?(.+)")  # the name that an unfinished artifact is to have
 attempt: ContextVar[str] = ContextVar("attempt", default="")  # hex digits that tell two runs of one task apart
+signs: ContextVar[tuple[Path, ...]] = ContextVar("signs", default=())  # files that are there while a task's run is
+OF_SHARD = r"(?:\.\d+of\d+)"
+NOTHING = ""  # noted as the hash of an artifact that is finished by not being there
+SIGN = r"\.run-[0-9a-f]{12}\..+"
 SENT_AT_ONCE = 64 * 2**20  # bytes of a stream
 COMPANIONS = ("", "-journal", "-wal", "-shm", ".aux.xml")  # what libraries put beside a file that they are writing
 STYLE = ".qml"  # how QGIS draws a file; it saves there what a user makes of it
 EDITED = "Run with --keep-edits to keep the change, or with --overwrite to make it again."
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+
+
+_at_work: list["Outputs"] = []
 
 
 @functools.cache
@@ -76,10 +83,23 @@ def committed(path: Path) -> Iterator[Path]:
             _remove_part(part)
             yield part
             _flush(part)
+            check_signs(signs.get())
             os.replace(part, path)
             _flush(path.parent)
     finally:
         _remove_part(part)
+
+
+def check_signs(paths: Iterable[Path]) -> None:
+    """Raise OutputError where a run has ended that a task belongs to, or its folders are not seen here."""
+    for path in paths:
+        try:
+            path.open("rb").close()  # NFS asks the server on opening, not before
+        except OSError:
+            host = path.name.partition(".run-")[2].partition(".")[2]
+            found = f"not the folder that the run on {host} writes to, or that run has ended"
+            advice = "Mount data and results on each worker under the names that they have there."
+            raise OutputError(path.parent, found, "one folder for all machines", advice) from None
 
 
 @contextlib.contextmanager
@@ -202,6 +222,15 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def show_run(run: str) -> tuple[Path, ...]:
+    """A sign in each folder that this process is writing to, which is there until its work on it ends.
+
+    Args:
+        run: 12 hexadecimal digits.
+    """
+    return tuple(outputs.show(run) for outputs in _at_work)
+
+
 def read_runs(path: Path) -> dict[str, dict[str, float]]:
     """Seconds and peak MB of each stage, as run/local.py keeps them in its JSON file; {} where there is none.
 
@@ -258,6 +287,7 @@ class Outputs:
         self._mine: set[str] = set()
         self._log: TextIO | None = None
         self._held: list[_Lock] = []
+        self._signs: list[Path] = []
 
     def __enter__(self) -> "Outputs":
         try:
@@ -270,8 +300,8 @@ class Outputs:
             self._held.append(_Lock(self.folder / f"{self._stem}.lock", shared=bool(self.shard)))
             if self.shard:
                 self._held.append(_Lock(self.folder / f"{self._stem}.{self.shard}.lock"))
-            for lock in () if self.shard else self._of_shards("lock"):  # of shards that were killed: none is at work
-                lock.unlink()
+            for left in self._left():
+                left.unlink(missing_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise OutputError(
                 self.folder, error.strerror or str(error), "a folder to write to", "Choose another output folder."
@@ -279,7 +309,23 @@ class Outputs:
         except (LockedError, OutputError):
             self._unlock()
             raise
+        _at_work.append(self)
         return self._read()
+
+    def _left(self) -> list[Path]:
+        """What runs that were killed left: their signs, and locks of shards, of which none is at work."""
+        mine = re.escape(f"{self._stem}.{self.shard}" if self.shard else self._stem)
+        names = re.compile(rf"{mine}{'' if self.shard else f'{OF_SHARD}?'}{SIGN}")
+        signs = [path for path in self.folder.iterdir() if names.fullmatch(path.name)]
+        return signs + ([] if self.shard else self._of_shards("lock"))
+
+    def show(self, run: str) -> Path:
+        """Put an empty file into the folder that is there until this run ends, and whose name holds `run`."""
+        path = self.folder / f"{self._stem}{f'.{self.shard}' if self.shard else ''}.run-{run}.{socket.gethostname()}"
+        with disk_errors(path):
+            open_plain(path).close()
+        self._signs.append(path)
+        return path
 
     def _check_folder(self) -> None:
         """Raise what making the folder would raise, or writing to it."""
@@ -310,6 +356,10 @@ class Outputs:
         self._unlock()
 
     def _unlock(self) -> None:
+        if self in _at_work:
+            _at_work.remove(self)
+        while self._signs:
+            self._signs.pop().unlink(missing_ok=True)
         while self._held:
             self._held.pop().release()
 
@@ -320,7 +370,7 @@ class Outputs:
 
     def _of_shards(self, suffix: str) -> list[Path]:
         """Ledgers or locks of shards."""
-        names = re.compile(rf"{re.escape(self._stem)}\.\d+of\d+\.{re.escape(suffix)}")
+        names = re.compile(rf"{re.escape(self._stem)}{OF_SHARD}\.{re.escape(suffix)}")
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(path for path in found if names.fullmatch(path.name))
 
@@ -407,7 +457,8 @@ class Outputs:
 
         Its `sha256` is worked out where it is not known.
         """
-        entry = {"name": name, "key": key, "sha256": sha256 or digest(self.folder / name), **facts}
+        sha = digest(self.folder / name) if sha256 is None else sha256
+        entry = {"name": name, "key": key, "sha256": sha, **facts}
         self._records[name] = entry
         with disk_errors(self._ledger):
             if self._log is None:
@@ -421,9 +472,14 @@ class Outputs:
         self._records.pop(name, None)
         (self.folder / name).unlink(missing_ok=True)
 
+    def record_nothing(self, name: str, key: str) -> None:
+        """The same, and a later run need not find out again that nothing is to be made from what `key` says."""
+        (self.folder / name).unlink(missing_ok=True)
+        self.record(name, key, sha256=NOTHING)
+
     def has(self, name: str) -> bool:
-        """Whether `name` is finished."""
-        return name in self._records
+        """Whether `name` is finished, and exists."""
+        return bool(self._records.get(name, {}).get("sha256"))
 
     def is_edited(self, name: str) -> bool:
         """Whether `name` was changed by hand, and is kept as it is."""
@@ -480,9 +536,11 @@ class Outputs:
         """Whether `name` was made from what `key` says, and is as it was then."""
         record = self._records.get(name)
         path = self.folder / name
-        if self.overwrite or record is None or record["key"] != key or not path.is_file():
+        if self.overwrite or record is None or record["key"] != key:
             return False
-        return bool(digest(path) == record["sha256"])
+        if record["sha256"] == NOTHING:
+            return not path.exists()  # and nobody put one there
+        return path.is_file() and bool(digest(path) == record["sha256"])
 
     def _check_free(self, name: str) -> None:
         path, record = self.folder / name, self._records.get(name)

@@ -5,12 +5,14 @@ A script makes its parser of `stage_parser` and its own options, and answers wit
 
 import argparse
 import os
+import re
 import signal
 from pathlib import Path
 
 from roofkit.root import default_settings
 from roofkit.shards import shard_of
 
+SCHEDULER = re.compile(r"(tcp|tls|ucx|ws|wss)://(\[[0-9a-fA-F:.]+\]|[^\s/:]+):\d{1,5}")
 program: str | None = None  # what usage lines call the script; None: its file's name
 
 
@@ -35,7 +37,9 @@ def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.Argument
     redone.add_argument("--keep-edits", action="store_true", help="keep outputs that you changed by hand")
     common.add_argument("--workers", type=positive, metavar="N", help="processes on this machine (default: all cores)")
     if cluster:
-        common.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="run on that Dask cluster instead")
+        common.add_argument(
+            "--scheduler", type=scheduler, metavar="tcp://HOST:PORT", help="run on that Dask cluster instead"
+        )
         common.add_argument(
             "--shard", type=shard_of, metavar="I/N", help="do the I-th of N shares; then run once without it"
         )
@@ -52,6 +56,13 @@ def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.Argument
         "-v", "--verbose", action="store_true", help="each file made or kept, when, with which versions; all warnings"
     )
     return parser
+
+
+def scheduler(text: str) -> str:
+    """An argparse type: the address of a Dask scheduler."""
+    if not SCHEDULER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address like tcp://10.0.0.5:8786")
+    return text
 
 
 def positive(text: str) -> int:

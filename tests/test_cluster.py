@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from roofkit.artifacts import Outputs, committed, show_run
 from roofkit.cluster import _attempted, map_on_cluster
-from roofkit.errors import BadInputError, ClusterError
+from roofkit.errors import BadInputError, ClusterError, OutputError
+from roofkit.options import stage_parser
+from roofkit.shards import Shard
 from roofkit.workers import once
 
 pytest.importorskip("distributed", reason="Dask is not installed (the extra cluster)")
@@ -183,7 +186,7 @@ def unreadable(number: int) -> int:
 def test_a_problem_comes_without_its_cause():
     """GDAL's errors cannot be unpickled; with one as the cause, Dask hands on a text instead of the problem."""
     with pytest.raises(BadInputError, match=r"a\.tif: broken pixels") as caught:
-        _attempted(unreadable, 1, True)
+        _attempted(unreadable, 1, True, ())
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
@@ -191,8 +194,6 @@ def test_nobody_there(tmp_path, monkeypatch):
     monkeypatch.setattr("roofkit.cluster.TIMEOUT", 1)
     with pytest.raises(ClusterError, match=r"no Dask scheduler answers.*Start one: dask scheduler"):
         list(map_on_cluster(double, [1], f"tcp://127.0.0.1:{free_port()}"))
-    with pytest.raises(ClusterError, match="no Dask scheduler answers"):
-        list(map_on_cluster(double, [1], "nonsense://here"))
     alone = Cluster(tmp_path)
     alone.scheduler()
     monkeypatch.setattr("roofkit.cluster.TIMEOUT", 8)
@@ -201,6 +202,93 @@ def test_nobody_there(tmp_path, monkeypatch):
             list(map_on_cluster(double, [1], alone.address))
     finally:
         alone.stop()
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "tcp://127.0.0.1", "tcp://127.0.0.1:notaport", "http://a:1", "tcp://:1"]
+)
+def test_what_is_no_address_of_a_scheduler(address, capsys):
+    with pytest.raises(SystemExit) as ended:
+        stage_parser("", cluster=True).parse_args(["--scheduler", address])
+    assert ended.value.code == 2
+    assert "is not an address like tcp://10.0.0.5:8786" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["tcp://10.0.0.5:8786", "tls://host.example:1", "tcp://[::1]:8786"])
+def test_what_is_one(address):
+    assert stage_parser("", cluster=True).parse_args(["--scheduler", address]).scheduler == address
+
+
+def write(path: Path) -> str:
+    with committed(path) as part:
+        part.write_text("new")
+    return path.read_text()
+
+
+def test_a_worker_without_the_folder_is_named_before_any_work(cluster, tmp_path, monkeypatch):
+    """It sees another folder of that name, in which an older result lies."""
+    with Outputs(tmp_path / "here", "chip"):
+        (sign,) = show_run("0" * 12)
+        assert sign.name == f".chip.run-{'0' * 12}.{socket.gethostname()}"
+        assert _attempted(write, tmp_path / "here" / "a", True, (sign,)) == "new"
+        monkeypatch.setattr("roofkit.cluster.LATE", 0.3)
+        elsewhere = tmp_path / "elsewhere" / sign.name
+        with pytest.raises(ClusterError, match=r"elsewhere: a worker on .* that does not see it .*Mount it there"):
+            _attempted(write, tmp_path / "b", True, (elsewhere,))
+        monkeypatch.setattr("roofkit.cluster.show_run", lambda run: (elsewhere,))
+        with pytest.raises(ClusterError, match=r"elsewhere: a worker on .* that does not see it"):
+            list(map_on_cluster(write, [tmp_path / "b"], cluster.address))
+    assert not (tmp_path / "b").exists()
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["a"]
+
+
+def test_a_late_task_of_a_run_that_has_ended_changes_nothing(tmp_path):
+    def late(path: Path) -> None:
+        with committed(path) as part:
+            part.write_text("late")
+            first.__exit__(None, None, None)  # the run ends, and the next one writes the file
+            path.write_text("new")
+
+    with Outputs(tmp_path, "chip") as first:
+        shown = show_run("1" * 12)
+        with pytest.raises(OutputError, match=r"not the folder that the run on .* writes to"):
+            _attempted(late, tmp_path / "a", True, shown)
+    assert (tmp_path / "a").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_sign_that_a_killed_run_left_goes_with_the_next(tmp_path):
+    mine, other = (tmp_path / f".chip{shard}.run-{'a' * 12}.host" for shard in (".0of2", ".1of2"))
+    for path in (mine, other):
+        path.touch()
+    with Outputs(tmp_path, "chip", shard=Shard(0, 2)):
+        assert not mine.exists()
+        assert other.exists()  # that shard may be at work
+    with Outputs(tmp_path, "chip"):
+        assert not other.exists()
+
+
+def test_a_scheduler_that_goes_away(tmp_path):
+    lonely = Cluster(tmp_path)
+    lonely.scheduler()
+    lonely.worker()
+    script = (
+        "import sys, time; from roofkit.cluster import map_on_cluster\n"
+        "work = eval('lambda number: __import__(\"time\").sleep(number) or number')\n"
+        "try:\n"
+        "    for number in map_on_cluster(work, [0, 60], sys.argv[1]): print('done', flush=True)\n"
+        "except Exception as error: sys.exit(f'{type(error).__name__}: {error}')\n"
+    )
+    try:
+        line = [sys.executable, "-c", script, lonely.address]
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "done\n"
+        lonely.processes[0].kill()
+        _, said = process.communicate(timeout=60)
+    finally:
+        lonely.stop()
+    assert said.startswith(f"ClusterError: {lonely.address}: it went away")
+    assert said.count("\n") == 1
 
 
 def test_what_is_made_once_in_a_process():
