@@ -516,7 +516,8 @@ def check_memory(src: DatasetReader, window: Window | None = None, size: tuple[i
 
 def _broken(src: DatasetReader, error: Exception) -> BadInputError:
     _raise_problem(src)
-    return BadInputError(name_of(src), f"broken pixels ({error})", "a whole file", "Replace it.")
+    reason = error.__cause__ or error  # rasterio says only that there is one
+    return BadInputError(name_of(src), f"broken pixels ({reason})", "a whole file", "Replace it.")
 
 
 def finite(pixels: Pixels, valid: Valid) -> Valid:

@@ -46,11 +46,6 @@ class Area:
         """Whether it is all that lies within its bounds."""
         return bool(box(*self.shape.bounds).difference(self.shape).area < 1e-12)
 
-    @property
-    def square_metres(self) -> float:
-        """Its size on the ellipsoid."""
-        return abs(float(EARTH.geometry_area_perimeter(self.shape)[0]))
-
     @cached_property
     def utm(self) -> CRS:
         """The UTM zone of its centre; beyond 84 N and 80 S, where there is none, the polar stereographic CRS."""
