@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # what some properties of a broken file raise
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window
 
@@ -37,7 +37,7 @@ from roofkit.overviews import Pyramid, packed_halves
 from roofkit.paths import check_name
 from roofkit.settings import RasterArgs
 from roofkit.sidecars import Sidecars, box, has_files_beside, read_sidecars
-from roofkit.tiff import BlockFile, CogFile, block_sizes, blocks_of, deflated, deflated_bits
+from roofkit.tiff import BlockFile, CogFile, blocks_of, check_tiff, deflated, deflated_bits
 
 DRIVERS = {"tif": "GTiff", "tiff": "GTiff", "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG"}
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -160,7 +160,7 @@ def check_plan(src: DatasetReader, where: str, read: Callable[[int, int], bytes]
         raise BadInputError(where, "a raster that names another file", "pixels of its own", advice)
     size = block_bytes(src) if src.count else 0
     read = read or getattr(src, "part_of_file", None)
-    if src.driver == "GTiff" and read and any(MaskFlags.per_dataset in flags for flags in src.mask_flag_enums):
+    if src.driver == "GTiff" and read:
         size = max(size, _largest_block(read, where))
     most = CACHE_BYTES if size * src.count > DECODED_BYTES else BLOCK_BYTES
     if size > most:
@@ -171,7 +171,7 @@ def check_plan(src: DatasetReader, where: str, read: Callable[[int, int], bytes]
 def _largest_block(read: Callable[[int, int], bytes], where: str) -> int:
     """Bytes of the largest block in a TIFF file, that of a mask included: GDAL only tells of those of bands."""
     try:
-        return max(block_sizes(read), default=0)
+        return max(check_tiff(read), default=0)
     except ValueError as error:
         raise BadInputError(
             where, f"not readable as GTiff ({error})", "a whole file", "Replace or remove it."
@@ -478,7 +478,7 @@ def read_pixels(
         pixels = src.read(indexes=numbers, window=window, out_shape=(len(numbers), *size) if size else None)
         masked = np.ones(pixels.shape[1:], bool)
         if not _without_mask(src):
-            masked = src.dataset_mask(window=window, out_shape=size) != 0
+            masked = dataset_valid(src, window, size)
     except (RasterioIOError, CPLE_BaseError) as error:
         raise _broken(src, error) from None
     valid: Valid = masked & ~np.isnan(pixels).any(axis=0) if pixels.dtype.kind == "f" else masked
@@ -496,10 +496,26 @@ def read_valid(src: DatasetReader, window: Window) -> Valid:
     if src.dtypes[0].startswith("float"):
         return read_pixels(src, window)[1]
     try:
-        valid: Valid = src.dataset_mask(window=window) != 0
+        valid = dataset_valid(src, window)
     except (RasterioIOError, CPLE_BaseError) as error:
         raise _broken(src, error) from None
     return valid
+
+
+def dataset_valid(src: DatasetReader, window: Window | None, size: tuple[int, int] | None = None) -> Valid:
+    """What the mask says; where there are an alpha band and a nodata value, both have to hold.
+
+    Rasterio then asks whether the alpha band is nodata.
+    """
+    alpha = [number for number, colour in zip(src.indexes, _colours(src)) if colour == ColorInterp.alpha]
+    shaded = alpha and len(alpha) < src.count and any(MaskFlags.nodata in flags for flags in src.mask_flag_enums)
+    if not shaded:
+        return np.asarray(src.dataset_mask(window=window, out_shape=size) != 0)
+    options = {"window": window} | ({"out_shape": (src.count - len(alpha), *size)} if size else {})
+    with hushed(NodataShadowWarning):
+        measured = src.read_masks(data_bands(src), **options).any(axis=0)
+    options |= {"out_shape": (len(alpha), *size)} if size else {}
+    return np.asarray(measured & (src.read(alpha, **options) != 0).all(axis=0))
 
 
 def check_memory(src: DatasetReader, window: Window | None = None, size: tuple[int, int] | None = None) -> None:

@@ -37,7 +37,13 @@ SIZES = {
 }  # of types
 WIDTH, HEIGHT, BITS, SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_HEIGHT = 256, 257, 258, 277, 278, 284, 322, 323
 BLOCK_FIELDS = (WIDTH, HEIGHT, BITS, SAMPLES, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_HEIGHT)
+VITAL = {  # tags that GDAL leaves out, with a warning to nobody, where their values are cut off
+    BITS, 262, 273, 279, 320, OFFSETS, COUNTS, 338, 339,  # pixels and blocks
+    33550, 33922, 34264, 34735, 34736, 34737,  # place and CRS
+    42112, 42113,  # metadata, what a mask is; nodata
+}  # fmt: skip
 WHOLE = {3: "H", 4: "I", 16: "Q"}  # types of whole numbers
+PIECE = 4096  # bytes of a file that are read at least
 MOST_IMAGES, MOST_FIELDS = 1024, 65_536  # in a file, and in a directory
 NUMBERS = {3: "<u2", 4: "<u4", 16: "<u8"}
 KIND = 254  # tag: what an image is
@@ -119,11 +125,12 @@ class _Foreign:
     """
 
     def __init__(self, read: Callable[[int, int], bytes]) -> None:
-        self._read = read
+        self._read, self._start, self._held = read, 0, b""
+        self.end = 0
         orders = {b"II": "<", b"MM": ">"}
-        if read(0, 2) not in orders:
+        if self._bytes(0, 2) not in orders:
             raise ValueError("no TIFF")
-        self._order = orders[read(0, 2)]
+        self._order = orders[self._bytes(0, 2)]
         big = self._unpack("H", 2)[0] == 43
         self._number, self._entry, self._offset = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
         self.first: int = self._unpack(self._offset, 8 if big else 4)[0]
@@ -132,7 +139,9 @@ class _Foreign:
         return struct.calcsize(self._order + form)
 
     def _bytes(self, place: int, count: int) -> bytes:
-        data = self._read(place, count)
+        if not self._start <= place <= place + count <= self._start + len(self._held):
+            self._start, self._held = place, self._read(place, max(count, PIECE))
+        data = self._held[place - self._start :][:count]
         if len(data) < count:
             raise ValueError("a directory that is cut off")
         return data
@@ -141,13 +150,19 @@ class _Foreign:
         return struct.unpack(self._order + form, self._bytes(place, self._size(form)))
 
     def directory(self, place: int) -> tuple[dict[int, int], int]:
-        """The fields of a directory that say how large its blocks are, and where the next directory is."""
+        """The fields of a directory that say how large its blocks are, and where the next directory is.
+
+        `end` is then at least where the values of its vital fields end.
+        """
         (count,) = self._unpack(self._number, place)
         if count > MOST_FIELDS:
             raise ValueError("a directory without end")
         start, size, fields = place + self._size(self._number), self._size(self._entry), {}
         data = self._bytes(start, count * size + self._size(self._offset))
         for tag, kind, values, inline in struct.iter_unpack(self._order + self._entry, data[: count * size]):
+            if tag in VITAL and SIZES.get(kind, 0) * values > len(inline):
+                place = struct.unpack(self._order + self._offset, inline)[0]
+                self.end = max(self.end, place + SIZES[kind] * values)
             if tag in BLOCK_FIELDS and kind in WHOLE:  # of several values, say bits of each band, the first
                 if self._size(WHOLE[kind]) * values <= len(inline):
                     (fields[tag],) = struct.unpack_from(self._order + WHOLE[kind], inline)
@@ -156,23 +171,27 @@ class _Foreign:
         return fields, struct.unpack_from(self._order + self._offset, data, count * size)[0]
 
 
-def block_sizes(read: Callable[[int, int], bytes]) -> Iterator[int]:
+def check_tiff(read: Callable[[int, int], bytes]) -> list[int]:
     """Bytes that a block of each image in a TIFF file takes when it is decoded, masks and overviews included.
 
     Args:
         read: Gives bytes of the file, which may be anybody's, by place and number.
 
     Raises:
-        ValueError: It is no TIFF, its directories are broken or lead in a circle, or there are too many.
+        ValueError: It is no TIFF, its directories are broken or lead in a circle, there are too many, or the file ends
+            before what they say of pixels, place and nodata.
     """
-    file = _Foreign(read)
+    file, sizes = _Foreign(read), []
     seen, place = set[int](), file.first
     while place:
         if place in seen or len(seen) == MOST_IMAGES:
             raise ValueError("directories without end")
         seen.add(place)
         fields, place = file.directory(place)
-        yield _block_size(fields)
+        sizes.append(_block_size(fields))
+    if file.end and not read(file.end - 1, 1):
+        raise ValueError(f"it is cut off before byte {file.end:,}")
+    return sizes
 
 
 def _block_size(fields: dict[int, int]) -> int:

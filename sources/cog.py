@@ -34,6 +34,7 @@ from roofkit.raster import (
     check_memory,
     check_plan,
     data_bands,
+    dataset_valid,
     finite,
     gdal_env,
     grid_of,
@@ -422,7 +423,7 @@ def _plain(src: DatasetReader, bands: list[int], grid: Grid) -> tuple[Pixels, Va
     col, row = ~src.transform @ (grid.transform.c, grid.transform.f)
     window = Window(round(col), round(row), grid.width, grid.height)
     check_memory(src, window)
-    return src.read(bands, window=window), src.dataset_mask(window=window) != 0
+    return src.read(bands, window=window), dataset_valid(src, window)
 
 
 def _warped(src: DatasetReader, bands: list[int], grid: Grid, settings: DownloadArgs) -> tuple[Pixels, Valid]:

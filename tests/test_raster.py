@@ -32,6 +32,7 @@ from roofkit.raster import (
     raster_digest,
     raster_files,
     read_pixels,
+    read_valid,
     windows,
     write_raster,
 )
@@ -437,6 +438,63 @@ def test_real_rasters_copy_pixel_for_pixel(tmp_path, name, bands, dtype, nodata)
         assert grid_of(copy).matches(grid)
         np.testing.assert_array_equal(read_pixels(copy)[0], pixels)
         np.testing.assert_array_equal(read_pixels(copy)[1], valid)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "opaque"),
+    [("uint8", 255, 255), ("uint8", 0, 255), ("uint16", 65535, 65535), ("float32", -9999, 255)],
+)
+def test_alpha_and_nodata_both_have_to_hold(make_raster, recwarn, dtype, nodata, opaque):
+    """What gdalwarp -dstalpha -dstnodata writes; alpha itself is no data, and never nodata."""
+    pixels = np.full((4, 4, 6), 7, dtype)
+    pixels[3] = opaque
+    pixels[:3, :, 0] = nodata  # in all bands
+    pixels[3, :, :2] = 0  # transparent
+    pixels[0, 2, 4] = nodata  # in one band
+    pixels[3, 3, 5] = 1  # almost transparent
+    expected = np.ones((4, 6), bool)
+    expected[:, :2] = False
+    with open_raster(
+        make_raster(pixels, nodata=nodata, photometric="rgb", alpha="yes", tiled=True, blockxsize=16, blockysize=16)
+    ) as src:
+        assert (read_pixels(src)[1] == expected).all()
+        assert (read_valid(src, Window(0, 0, 6, 4)) == expected).all()
+        assert (read_pixels(src, Window(1, 1, 5, 3))[1] == expected[1:, 1:]).all()
+        assert read_pixels(src, size=(2, 3))[1].tolist() == expected[1::2, 1::2].tolist()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", ["nodata", "palette", "mask", "sidecar"])
+def test_a_geotiff_that_was_cut_short_loses_nothing_in_silence(kind, make_raster, tmp_path):
+    """Its directory may be at the end: GDAL then leaves out a tag whose values are missing, nodata or CRS say."""
+    if kind == "nodata":
+        values = np.where(np.arange(900).reshape(30, 30) < 300, -9999, 1).astype("float32")
+        path = make_raster([values] * 3, nodata=-9999, compress="deflate")
+    else:
+        path = make_raster(np.eye(30, dtype="uint8"), valid=None if kind == "palette" else np.eye(30) < 1)
+    with gdal_env(), rasterio.open(path, "r+") as dst:
+        if kind == "palette":
+            dst.write_colormap(1, {0: (0, 0, 0, 255), 1: (255, 0, 0, 255)})
+        dst.update_tags(NOTE="x" * 50)
+    if kind == "sidecar":
+        path = make_raster(np.eye(30, dtype="uint8"))
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as dst:
+            dst.write_mask(np.eye(30) < 1)
+    cut = tmp_path / "scene.tif.msk" if kind == "sidecar" else path
+    whole = cut.read_bytes()
+
+    def look():
+        with open_raster(path) as src:
+            return src.crs, src.transform, src.nodata, *map(bytes, read_pixels(src))
+
+    expected, refused = look(), 0
+    for size in range(len(whole) - 1, 8, -3):
+        cut.write_bytes(whole[:size])
+        try:
+            assert look() == expected
+        except BadInputError:
+            refused += 1
+    assert refused > 20
 
 
 @pytest.mark.parametrize("share", [0.99, 0.6, 0.1])
