@@ -137,6 +137,11 @@ def chip_name(scene: Path, row: int, col: int) -> str:
     return f"{scene.stem}_r{row}_c{col}.tif"
 
 
+def _is_of(scene: Path, name: str) -> bool:
+    """Whether a chip of that name is of that scene."""
+    return name.rpartition("_r")[0] == scene.stem
+
+
 def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs, run: Run) -> ChipReport:
     """Cut every scene of `src` into `dst`.
 
@@ -150,7 +155,10 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
     check_apart(scenes if isinstance(src, Path) and src.is_dir() else (), dst)
     strips = share_of([strip for scene in scenes for strip in _strips(scene, dst, settings)], run.shard)
     keys = _chip_keys(strips, settings, rasters)
-    with Outputs(dst, "chip", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard) as outputs:
+    one = partial(_is_of, src) if scenes == [src] else None
+    with Outputs(
+        dst, "chip", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard, replaces=one
+    ) as outputs:
         tasks = _unfinished(strips, set(outputs.plan(keys)))
         work = partial(_cut, settings=settings, rasters=rasters)
         made: set[str] = set()

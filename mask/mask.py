@@ -242,7 +242,8 @@ def mask_frames(frames: Path | Address, labels: Path, dst: Path, *, settings: Ma
     paths = list(by_stem(raster_files(frames, run.settings.extension_args.extension)).values())
     check_apart(paths, dst)
     paths = share_of(paths, run.shard)
-    outputs = Outputs(dst, "mask", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard)
+    one = f"{frames.stem}.tif".__eq__ if paths == [frames] else None
+    outputs = Outputs(dst, "mask", overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard, replaces=one)
     with outputs:
         drawn_from = [label_digests(labels), settings, run.settings.raster_args]
         # To look at the frames may be all that there is to do: no process is started for it, and no polygon is read.

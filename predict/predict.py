@@ -286,8 +286,11 @@ class _Writers:
 class _Job:
     """One call of `predict_rasters`: what is to be made, and what is finished."""
 
-    def __init__(self, paths: list[Path], targets: Targets, predictor: Predictor, run: Run) -> None:
+    def __init__(
+        self, paths: list[Path], targets: Targets, predictor: Predictor, run: Run, *, one: bool = False
+    ) -> None:
         self.targets, self.run, self.predictor = targets, run, predictor
+        self.one = paths[0] if one else None
         self.model_digest = input_digest(predictor.path)
         common = (FORMAT, predictor.settings, run.settings.raster_args, self.model_digest)
         self.scenes = {path: _blocks(path, predictor.settings.block_size) for path in paths}
@@ -307,8 +310,9 @@ class _Job:
 
         def opened(folder: Path, suffix: str, extra: dict[str, str]) -> tuple[Outputs, str]:
             outputs = Outputs(
-                folder, "predict", overwrite=self.run.overwrite, keep_edits=self.run.keep_edits, shard=self.run.shard
-            )
+                folder, "predict", overwrite=self.run.overwrite, keep_edits=self.run.keep_edits, shard=self.run.shard,
+                replaces=partial(_is_of, self.one) if self.one else None,
+            )  # fmt: skip
             stack.enter_context(outputs)
             names = {f"{name}{suffix}": key for name, key in self.keys.items()}
             planned = outputs.plan(names | extra, more=True)
@@ -430,8 +434,18 @@ def _blocks(path: Path, side: int | None) -> list[Block]:
     return [Block(path, block_name(path.stem, window), window) for window in windows]
 
 
-def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *, run: Run) -> PredictReport:
+def _is_of(raster: Path, name: str) -> bool:
+    """Whether an output of that name is of that raster."""
+    folder, _, file = name.rpartition("/")
+    return raster.stem == (folder or Path(file).stem)
+
+
+def predict_rasters(
+    paths: list[Path], targets: Targets, predictor: Predictor, *, run: Run, one: bool = False
+) -> PredictReport:
     """Masks, and what else `targets` asks for, of every raster.
+
+    Those of other rasters are removed, unless `one` is asked for.
 
     Raises:
         BadInputError: The model or a raster cannot be read.
@@ -442,7 +456,7 @@ def predict_rasters(paths: list[Path], targets: Targets, predictor: Predictor, *
     check_apart(paths, targets.masks, *targets.probabilities)
     if targets.masks.resolve() in [folder.resolve() for folder in targets.probabilities]:
         raise OutputError(targets.masks, "for masks and for probabilities", "another folder", "Change --probabilities.")
-    job = _Job(paths, targets, predictor, run)
+    job = _Job(paths, targets, predictor, run, one=one)
     with contextlib.ExitStack() as stack:
         job.open(stack)
         todo = [block for block in job.blocks if block.name in job.todo]
@@ -535,7 +549,8 @@ def predict(options: argparse.Namespace, run: Run) -> PredictReport:
     if options.src:
         probabilities = (options.probabilities,) if options.probabilities else ()
         targets = Targets(options.dst or run.paths.map, probabilities, options.vectors, styled=True)
-        return predict_rasters(raster_files(options.src, extension), targets, predictor, run=run)
+        rasters = raster_files(options.src, extension)
+        return predict_rasters(rasters, targets, predictor, run=run, one=rasters == [options.src])
     report = predict_project(predictor, options, run)
     for other in () if options.model else run.paths.classifiers.values():
         if other.model.is_file():

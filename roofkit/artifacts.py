@@ -21,7 +21,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from importlib.metadata import version
@@ -261,6 +261,8 @@ class Outputs:
         overwrite: Nothing counts as finished.
         keep_edits: Artifacts that were changed by hand count as finished, from now on.
         shard: The share of the stage's work that this run does; what is not in its plan is left alone.
+        replaces: Whether an artifact of that name is made from what this run works on; others are left alone. None:
+            all are.
 
     Raises:
         LockedError: Another run holds the folder.
@@ -275,8 +277,9 @@ class Outputs:
         overwrite: bool = False,
         keep_edits: bool = False,
         shard: Shard | None = None,
+        replaces: Callable[[str], bool] | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder, self.replaces = folder, replaces
         self.overwrite, self.keep_edits = overwrite, keep_edits
         self.shard = shard
         self._stem = f".{stage}.{name}" if name else f".{stage}"
@@ -285,6 +288,7 @@ class Outputs:
         self._planned: set[str] = set()
         self._whole: dict[str, Any] = {}
         self._mine: set[str] = set()
+        self._unfinished: set[str] = set()  # of what other runs work on
         self._log: TextIO | None = None
         self._held: list[_Lock] = []
         self._signs: list[Path] = []
@@ -390,7 +394,9 @@ class Outputs:
         check_names(self.folder, keys)
         keys = {name: key for name, key in keys.items() if not self._is_yours(name)}
         todo = [name for name, key in keys.items() if not self._is_kept(name, key)]
-        gone = set() if self.shard else (set(self._records) | self._planned) - set(keys)
+        before = (set(self._records) | self._planned) - set(keys)
+        others = {name for name in before if self.replaces and not self.shard and not self.replaces(name)}
+        gone = set() if self.shard else before - others
         if not self.overwrite:
             for name in (*todo, *sorted(gone & set(self._records))):
                 self._check_free(name)
@@ -400,14 +406,14 @@ class Outputs:
                 return todo
             raise Rehearsed
         _remove_parts(self.folder, self._planned | set(todo))
-        for name in gone:
-            self._remove(name)
-        for name in (set(self._records) | self._planned) - set(keys):
+        self._remove(gone)
+        for name in before - others:
             self._records.pop(name, None)
-        self._planned, self._mine, self._whole = set(todo), set(keys), {}
+        self._unfinished = self._planned & others
+        self._planned, self._mine, self._whole = self._unfinished | set(todo), set(keys), {}
         self._rewrite()
         self._tell_edited()
-        for name in sorted(self._mine - self._planned):
+        for name in sorted(self._mine - set(todo)):
             detail(f"kept {self.folder / name}")
         return todo
 
@@ -441,11 +447,18 @@ class Outputs:
         is_free = self.overwrite or self.owns(name)
         return name.endswith(STYLE) and not is_free and (self.folder / name).exists()
 
-    def _remove(self, name: str) -> None:
-        """Remove an artifact that is not made any more; one that was changed by hand stays where such are kept."""
-        if not self._stays(name):
+    def _remove(self, names: Collection[str]) -> None:
+        """Remove artifacts that are not made any more; one that was changed by hand stays where such are kept."""
+        removed = [name for name in sorted(names) if not self._stays(name) and (self.folder / name).exists()]
+        for name in removed:
             detail(f"removed {self.folder / name}")
-            (self.folder / name).unlink(missing_ok=True)
+            (self.folder / name).unlink()
+        if removed:
+            files = f"{len(removed):,} file{'s' * (len(removed) > 1)}"
+            say(
+                f"{self.folder}: removed {files} that an earlier run made and this one does not"
+                f" ({removed[0]}{', …' * (len(removed) > 1)})"
+            )
 
     def _stays(self, name: str) -> bool:
         """Whether an artifact that is not made any more was changed by hand, and such are kept."""
@@ -526,7 +539,7 @@ class Outputs:
             note(Plan(self.folder, keep=tuple(self.names())))
             raise Rehearsed
         _remove_parts(self.folder, self._planned)  # of workers that were lost, whose tasks others did
-        self._planned = set()
+        self._planned = set(self._unfinished)
         self._whole = {} if key is None or self.shard else {"all": key, "facts": dict(facts or {})}
         self._rewrite()
         for ledger in () if self.shard else self._of_shards("ledger.jsonl"):

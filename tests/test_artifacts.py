@@ -17,7 +17,7 @@ import pytest
 from roofkit import artifacts
 from roofkit.artifacts import PART, Outputs, committed, fingerprint, streamed, write_json
 from roofkit.errors import BadInputError, LockedError, OutputError
-from roofkit.ledger import digest, input_digests
+from roofkit.ledger import digest, input_digests, read_ledger
 from roofkit.settings import ChipArgs, FlattenArgs
 from roofkit.shards import Shard
 
@@ -411,3 +411,28 @@ def test_a_hash_that_is_known_is_not_worked_out_again(tmp_path, monkeypatch):
         assert outputs.facts("a.csv")["rows"] == 1
         assert outputs.is_finished("a.csv", "key")
         outputs.finish()
+
+
+def test_what_another_input_gave_stays_and_so_does_what_is_unfinished_of_it(tmp_path, capsys):
+    def run(keys, *, only="", ends=True):
+        with Outputs(tmp_path, "chip", replaces=(lambda name: name[0] == only) if only else None) as outputs:
+            for name in outputs.plan(keys):
+                if not ends:
+                    return
+                (tmp_path / name).write_text(name)
+                outputs.record(name, keys[name])
+            outputs.finish()
+
+    run({"a1": "k", "a2": "k"}, only="a")
+    run({"b1": "k", "b2": "k"}, only="b", ends=False)  # killed
+    run({"a1": "k"}, only="a")
+    assert "removed 1 file that an earlier run made and this one does not (a2)" in capsys.readouterr().err
+    found = read_ledger(tmp_path / ".chip.ledger.jsonl")
+    assert (set(found.records), found.missing) == ({"a1"}, {"b1", "b2"})
+    run({"b1": "k", "b2": "k"}, only="b")
+    found = read_ledger(tmp_path / ".chip.ledger.jsonl")
+    assert (set(found.records), found.missing) == ({"a1", "b1", "b2"}, set())
+    assert capsys.readouterr().err == ""
+    run({"c1": "k"})
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["c1"]
+    assert "removed 3 files that an earlier run made and this one does not (a1, …)" in capsys.readouterr().err

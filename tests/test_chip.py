@@ -393,3 +393,15 @@ def test_a_note_that_somebody_made_up_is_passed_over(make_raster, tmp_path, note
     entry = {"name": "a.tif", "key": "1", "sha256": digest(path), "all_valid_on": note}
     (path.parent / ".chip.ledger.jsonl").write_text(line_of(entry))
     assert noted_grid(path) is None
+
+
+def test_scenes_one_after_another_stay(make_raster, tmp_path, capsys):
+    for name in ("a", "a_r0_c0", "b"):
+        path = make_raster(np.full((40, 40), 7, "uint8"), f"scenes/{name}.tif")
+        assert main([str(path), str(tmp_path / "chips"), "--size", "32", "--quiet"]) == 0
+    assert len(list((tmp_path / "chips").glob("*.tif"))) == 12
+    assert main([str(path), str(tmp_path / "chips"), "--size", "20", "--quiet"]) == 0
+    assert capsys.readouterr().err.endswith(
+        "removed 3 files that an earlier run made and this one does not (b_r0_c32.tif, …)\n"
+    )
+    assert len(list((tmp_path / "chips").glob("*.tif"))) == 12

@@ -503,3 +503,16 @@ def test_real_tiles_with_a_file_of_labels_each(tmp_path, capsys):
     assert (report["masks_made"], report["features"], report["empty_masks"]) == (10, 119, 3)
     assert run(real("landsat"), labels, tmp_path / "no") == 1
     assert "no roof lies on the imagery" in capsys.readouterr().err
+
+
+def test_frames_one_after_another_stay(make_raster, tmp_path, capsys):
+    labels = write_labels(tmp_path / "roofs.gpkg", {"tin": pixel_box(2, 2, 9, 9)})
+    for name in ("a", "b"):
+        frame = make_raster(np.full((32, 32), 7, "uint8"), f"frames/{name}.tif")
+        assert run(frame, labels, tmp_path / "each") == 0
+    assert run(frame.parent, labels, tmp_path / "all") == 0
+    for name in ("a.tif", "b.tif"):
+        assert (tmp_path / "each" / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
+    frame.unlink()
+    assert run(frame.parent, labels, tmp_path / "all") == 0
+    assert "removed 1 file that an earlier run made and this one does not (b.tif)" in capsys.readouterr().err

@@ -614,9 +614,21 @@ def test_a_style_of_your_own_stays(fake_model, make_raster, tmp_path, capsys):
     assert style.read_text() != "mine"
     style.write_text("mine")
     path.rename(path.with_name("other.tif"))  # the scene of the style is gone
-    assert main([fake_model, str(path.with_name("other.tif")), *line[2:]]) == 0
+    assert main([fake_model, str(path.parent), *line[2:]]) == 0
+    assert "removed 1 file that an earlier run made and this one does not (scene.tif)" in capsys.readouterr().err
     assert style.read_text() == "mine"
     assert sorted(one.name for one in out.glob("[!.]*")) == ["other.qml", "other.tif", "scene.qml"]
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_scenes_one_after_another_stay(fake_model, make_raster, tmp_path, capsys, blocks):
+    paths = [make_raster(town(), f"scenes/{name}.tif") for name in ("a", "a_r0_c0", "b")]
+    options = block_settings(tmp_path) if blocks else []
+    for path in paths:
+        assert main([fake_model, str(path), str(tmp_path / "each"), *options]) == 0
+    assert "removed" not in capsys.readouterr().err
+    assert main([fake_model, str(tmp_path / "scenes"), str(tmp_path / "all"), *options]) == 0
+    assert contents(tmp_path / "each") == contents(tmp_path / "all")
 
 
 def contents(folder):
