@@ -43,7 +43,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from roofkit.artifacts import Outputs, fingerprint
-from roofkit.cli import Run, leave, progress, run_stage
+from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.errors import BadInputError, SettingsError
 from roofkit.pairs import by_stem
 from roofkit.raster import (
@@ -181,6 +181,8 @@ def chip_scenes(src: Path, dst: Path, *, settings: ChipArgs, rasters: RasterArgs
 
 def _strips(scene: Path, dst: Path, settings: ChipArgs) -> list[Strip]:
     with open_raster(scene) as src:
+        if src.gcps[0] and src.crs is None:
+            say(f"{scene}: lies nowhere: it has ground control points alone, which chips lack (gdalwarp it first)")
         pad_value(settings.pad, np.dtype(src.dtypes[0]), src.nodata, scene)
         rows = offsets(src.height, settings.size[0], settings.overlap)
         cols = offsets(src.width, settings.size[1], settings.overlap)

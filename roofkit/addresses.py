@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from roofkit.errors import BadInputError, MissingInputError
+from roofkit.options import path_of
 
 WEB, BUCKETS = ("https", "http"), ("s3", "gs")
 SUFFIXES = (".tif", ".tiff")
@@ -103,7 +104,7 @@ def is_address(where: str | Path) -> bool:
 
 def path_or_address(text: str) -> Path | Address:
     """An argparse type: a path, or an address kept whole."""
-    return Address(text) if is_address(text) else Path(text)
+    return Address(text) if is_address(text) else path_of(text)
 
 
 def check_addresses(options: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.Argument
         cluster: The stage's tasks may run on a cluster, or in shards, and its rasters may be addresses.
     """
     parser = argparse.ArgumentParser(program, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.register("type", Path, path_of)
     common = parser.add_argument_group("options of every script")
     common.add_argument(
         "--settings", type=Path, default=default_settings(), metavar="FILE", help="default: settings.json"
@@ -56,6 +57,13 @@ def stage_parser(doc: str | None, *, cluster: bool = False) -> argparse.Argument
         "-v", "--verbose", action="store_true", help="each file made or kept, when, with which versions; all warnings"
     )
     return parser
+
+
+def path_of(text: str) -> Path:
+    """An argparse type: a path. An empty one would be the folder that the user is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; a variable may not be set")
+    return Path(text)
 
 
 def scheduler(text: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 from imagery import TRANSFORM, UTM, real
+from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from chip.chip import chip_name, chip_scenes, main, offsets, pad, pad_of, pad_value, size_of, white
@@ -405,3 +406,12 @@ def test_scenes_one_after_another_stay(make_raster, tmp_path, capsys):
         "removed 3 files that an earlier run made and this one does not (b_r0_c32.tif, …)\n"
     )
     assert len(list((tmp_path / "chips").glob("*.tif"))) == 12
+
+
+def test_ground_control_points_are_said_to_be_lost(make_raster, tmp_path, capsys):
+    path = make_raster(np.ones((8, 8), "uint8"), crs=None)
+    points = [GroundControlPoint(row, col, 85.0 + col / 1e4, 27.0 - row / 1e4) for row, col in ((0, 0), (0, 8), (8, 0))]
+    with rasterio.open(path, "r+") as dst:
+        dst.gcps = (points, "EPSG:4326")
+    assert main([str(path), str(tmp_path / "chips"), "--size", "8", "--quiet"]) == 0
+    assert "scene.tif: lies nowhere: it has ground control points alone" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from roofkit.addresses import path_or_address
 from roofkit.cli import checked, progress, run_stage, say
 from roofkit.errors import BadInputError
 from roofkit.options import positive, stage_parser
@@ -317,3 +318,15 @@ def test_else_it_ends_as_usual_and_signals_come_too_late(status):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (status, "cleaned up\n")
+
+
+@pytest.mark.parametrize("line", [["", "there"], ["here", ""], ["here", "there", "--data", ""]])
+def test_an_empty_path_is_not_the_folder_that_you_are_in(line, capsys):
+    parser = stage_parser("")
+    parser.add_argument("src", type=path_or_address)
+    parser.add_argument("dst", type=Path)
+    assert parser.parse_args(["here", "there"]).dst == Path("there")
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(line)
+    assert ended.value.code == 2
+    assert "an empty path; a variable may not be set" in capsys.readouterr().err
