@@ -11,6 +11,7 @@ import shapely
 
 from roofkit.artifacts import committed
 from roofkit.errors import OutputError, SettingsError
+from roofkit.ogr import pyogrio  # before TensorFlow, whose SQLite its GDAL would find, and that cannot make an index
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -57,8 +58,6 @@ def write_features(path: Path, features: "gpd.GeoDataFrame") -> None:
         SettingsError: A suffix that is not in `DRIVERS`.
         OutputError: The disk is full, the folder not writable, or the file does not read back with all features.
     """
-    from roofkit.ogr import pyogrio
-
     with _written(path, lambda: len(features)) as (part, driver):
         if driver == "Parquet":
             _write_parquet(part, features)
@@ -89,8 +88,6 @@ def write_batches(
     """
     import pyarrow as pa
     import pyproj
-
-    from roofkit.ogr import pyogrio
 
     counted = _Counted(batches)
     with counted.errors(), _written(path, lambda: counted.count) as (part, driver):
@@ -140,8 +137,6 @@ class _Counted:
 def _written(path: Path, count: Callable[[], int]) -> Iterator[tuple[Path, str]]:
     """A path at which a driver is to write that many features, and the driver; what fails becomes an OutputError."""
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
-
-    from roofkit.ogr import pyogrio
 
     check_suffix(path)
     driver = DRIVERS[path.suffix.lower()]
@@ -224,8 +219,6 @@ def _options(driver: str, key: str | None = None) -> dict[str, str]:
 def _write_style(path: Path, layer: str, style: str) -> None:
     """Add the table in which QGIS looks for the style of a layer of a GeoPackage."""
     import pandas as pd
-
-    from roofkit.ogr import pyogrio
 
     columns = {
         "f_table_catalog": "", "f_table_schema": "", "f_table_name": layer, "f_geometry_column": "geom",

@@ -650,7 +650,7 @@ def test_blocks_in_shares_are_those_of_one_run(fake_model, make_raster, tmp_path
         last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert made == [6, 6, 6]
     assert (last["made"], last["footprints"]) == (0, 6)  # the two blocks without a valid pixel are finished, too
-    assert contents(tmp_path / "one/m") == contents(tmp_path / "shares/m")
+    assert contents(tmp_path / "one") == contents(tmp_path / "shares")
 
 
 def test_a_scene_no_larger_than_a_block_is_one_file(fake_model, make_raster, tmp_path):

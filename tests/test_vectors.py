@@ -3,8 +3,11 @@
 import contextlib
 import json
 import sqlite3
+import subprocess
+import sys
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 import geopandas as gpd
@@ -19,6 +22,8 @@ from roofkit.display import footprint_style
 from roofkit.errors import OutputError, SettingsError
 from roofkit.label_files import open_label_file
 from roofkit.vectors import safe_names, write_batches, write_features
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -100,6 +105,22 @@ def test_qgis_finds_its_style_in_a_geopackage(features, tmp_path):
     assert all(before[1] == after[0] for before, after in pairwise(ranges))
     assert [r[2] for r in ranges] == [symbol.get("name") for symbol in renderer.iter("symbol")]
     assert open_label_file(path, None).features == 2  # the other table is none of polygons
+
+
+def test_a_geopackage_has_its_index_beside_tensorflow(features, tmp_path):
+    """TensorFlow's SQLite has none, and GDAL says nothing; so what writes polygons is loaded first."""
+    features.to_file(tmp_path / "in.geojson")
+    script = (
+        "import sys, predict.predict\n"
+        "assert 'pyogrio' in sys.modules and 'tensorflow' not in sys.modules\n"
+        "from unet.backend import start_keras; start_keras()\n"
+        "import geopandas; from pathlib import Path; from roofkit.vectors import write_features\n"
+        "write_features(Path(sys.argv[2]), geopandas.read_file(sys.argv[1]))\n"
+    )
+    line = [sys.executable, "-c", script, str(tmp_path / "in.geojson"), str(tmp_path / "a.gpkg")]
+    subprocess.run(line, check=True, cwd=ROOT)
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.gpkg")) as file:
+        assert file.execute("SELECT count(*) FROM rtree_a_geom").fetchall() == [(2,)]
 
 
 def test_geojson_as_rfc_7946_has_it(features, tmp_path):
