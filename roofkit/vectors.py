@@ -11,7 +11,7 @@ import shapely
 
 from roofkit.artifacts import committed
 from roofkit.errors import OutputError, SettingsError
-from roofkit.ogr import pyogrio  # before TensorFlow, whose SQLite its GDAL would find, and that cannot make an index
+from roofkit.ogr import pyogrio
 
 if TYPE_CHECKING:
     import geopandas as gpd

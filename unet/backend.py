@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ def start_keras() -> ModuleType:
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if is_verbose() else "3")
         os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
+        with contextlib.suppress(ImportError):  # first: or its GDAL would find TensorFlow's SQLite, which has no index
+            importlib.import_module("roofkit.ogr")
         with contextlib.nullcontext() if is_verbose() else _silent_stderr():
             import keras
 
