@@ -291,7 +291,7 @@ CASES = [
     ),
     Bad("an address", nothing, "chip https://example.org/a.tif out", "--allow-addresses"),
     Bad("no workers", scene, f"{CHIP} --workers 0", "--workers|1 or more", 2),
-    Bad("a scheduler that is none", scene, f"{CHIP} --scheduler nonsense", "nonsense"),
+    Bad("a scheduler that is none", scene, f"{CHIP} --scheduler nonsense", "nonsense|tcp://10.0.0.5:8786", 2),
     Bad(
         "a file that may not be read",
         lambda p: p.raster().chmod(0),
