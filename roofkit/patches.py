@@ -163,7 +163,8 @@ class Front(NamedTuple):
 def fronts(files: Iterable[tuple[int, Path]]) -> Iterator[Front]:
     """The patches of a scene, those cut by windows put together again.
 
-    What each front holds depends on the patches alone, not on the windows or files that they were traced in.
+    Which patches each front holds depends on these alone, not on the windows or files that they were traced in. The
+    last one holds none: all was read.
 
     Args:
         files: What `tracing` wrote, of blocks that do not overlap, and the first row of each block.
@@ -172,7 +173,10 @@ def fronts(files: Iterable[tuple[int, Path]]) -> Iterator[Front]:
     for row, found in _bands(files):
         rest.add(found)
         yield Front(rest.complete(row), row, rest.boxes)
-    yield Front(rest.complete(math.inf), math.inf, rest.boxes)
+    while len(rest.boxes):
+        row += BAND
+        yield Front(rest.complete(row), row, rest.boxes)
+    yield Front([], math.inf, rest.boxes)
 
 
 class _Rest:

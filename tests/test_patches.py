@@ -65,13 +65,13 @@ def test_fronts_hold_the_patches_of_the_whole_as_they_end(roof, rows, cols, band
     assert shapes(chain.from_iterable(front.patches for front in found)) == shapes(trace(roof, probability))
     before = 0.0
     for front in found:
+        assert all(patch.polygon.bounds[3] >= front.row - band for patch in front.patches)
         boxes = shapely.bounds([patch.polygon for patch in front.patches]).reshape(-1, 4)
         assert (boxes[:, 3] < front.row).all()
         assert (boxes[:, 3] >= before).all()  # so it was not complete before
         assert boxes[:, 1::-1].tolist() == sorted(boxes[:, 1::-1].tolist())
         before = front.row
-    assert found[-1].row == np.inf
-    assert not len(found[-1].rest)
+    assert (found[-1].row, found[-1].patches, len(found[-1].rest)) == (np.inf, [], 0)
 
 
 def test_the_rest_is_what_may_go_on_below(monkeypatch, tmp_path):
