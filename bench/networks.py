@@ -33,10 +33,11 @@ from rasterio.windows import Window
 from rich.console import Console
 from rich.table import Table
 
+from roofkit.memory import reuse_memory
 from roofkit.pairs import find_pairs
 from roofkit.raster import Grid, open_raster, read_pixels, write_raster
 from roofkit.settings import Settings, load_settings
-from unet.backend import best_precision, reuse_memory, start_keras
+from unet.backend import best_precision, start_keras
 from unet.plan import TrainSettings
 from unet.predictor import NetworkPredictor
 

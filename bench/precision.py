@@ -18,8 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from roofkit.memory import reuse_memory
 from roofkit.settings import Settings, load_settings
-from unet.backend import best_precision, reuse_memory, start_keras
+from unet.backend import best_precision, start_keras
 from unet.plan import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -50,6 +50,7 @@ from rasterio.windows import Window
 from roofkit.artifacts import Outputs, fingerprint, streamed
 from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
+from roofkit.memory import reuse_memory
 from roofkit.raster import Pixels, Valid, all_valid, data_bands, open_raster, raster_digest, raster_files, read_pixels
 from roofkit.settings import FlattenArgs
 from roofkit.shards import Shard
@@ -59,7 +60,7 @@ COLUMNS = ("latitude", "longitude", "row", "pixel", "band", "value")
 DEGREES = "EPSG:4326"
 CSV_DECIMALS = 9
 READ_PIXELS = 2**21  # pixels of one read
-TABLE_ROWS = 2**17  # table rows of one task
+TABLE_ROWS = 2**18  # table rows of one task
 GROUP_ROWS = 2**20  # table rows of a Parquet row group
 Ints = NDArray[np.int64]
 
@@ -562,6 +563,7 @@ TABLES = {".csv": _Csv, ".parquet": _Parquet}
 
 def flatten(options: argparse.Namespace, run: Run) -> FlattenReport:
     """The stage, with what the command line says."""
+    reuse_memory()
     settings = run.block("flatten_args", {"sample": options.sample, "seed": options.seed})
     src, dst = options.src or run.paths.chips, options.dst or run.paths.pixels
     extension = run.settings.extension_args.extension if options.src else "tif"

@@ -44,6 +44,7 @@ OF_SHARD = r"(?:\.\d+of\d+)"
 NOTHING = ""  # noted as the hash of an artifact that is finished by not being there
 SIGN = r"\.run-[0-9a-f]{12}\..+"
 SENT_AT_ONCE = 64 * 2**20  # bytes of a stream
+HASHED_BESIDE = 2**20  # bytes from which a thread hashes while another writes
 COMPANIONS = ("", "-journal", "-wal", "-shm", ".aux.xml")  # what libraries put beside a file that they are writing
 STYLE = ".qml"  # how QGIS draws a file; it saves there what a user makes of it
 EDITED = "Run with --keep-edits to keep the change, or with --overwrite to make it again."
@@ -133,7 +134,7 @@ class Stream(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._sha = file, hashlib.sha256()
-        self._thread = ThreadPoolExecutor(1)
+        self._thread, self._hasher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._sending: Future[None] | None = None
         self._waiting = 0
 
@@ -148,8 +149,12 @@ class Stream(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Write all of some bytes."""
-        self._sha.update(data)
+        hashed = self._hasher.submit(self._sha.update, data) if len(data) >= HASHED_BESIDE else None
         count = self._file.write(data)
+        if hashed:
+            hashed.result()
+        else:
+            self._sha.update(data)
         self._waiting += count
         if self._waiting >= SENT_AT_ONCE and (self._sending is None or self._sending.done()):
             if self._sending:
@@ -165,6 +170,7 @@ class Stream(io.RawIOBase):
     def close(self) -> None:
         """Wait for what is on its way to the disk."""
         self._thread.shutdown()
+        self._hasher.shutdown()
         sending, self._sending = self._sending, None
         super().close()
         if sending:

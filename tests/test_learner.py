@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FAULTS = """
 import ctypes, resource, sys
-from unet.backend import reuse_memory
+from roofkit.memory import reuse_memory
 if sys.argv[1] == "reuse":
     reuse_memory()
 libc, size = ctypes.CDLL(None), 40 << 20

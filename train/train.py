@@ -48,11 +48,12 @@ from roofkit.artifacts import Outputs, committed, fingerprint
 from roofkit.cli import Run, leave, run_stage, say
 from roofkit.errors import BadInputError, MismatchError, MissingInputError, OutputError, SettingsError
 from roofkit.ledger import input_digest
+from roofkit.memory import reuse_memory
 from roofkit.model_card import About, card_keys, write_cards
 from roofkit.pairs import check_pairs, named_pairs
 from roofkit.raster import band_names, closed_digest, open_raster
 from roofkit.settings import LoadDatasetArgs, TrainingArgs
-from unet.backend import reuse_memory, start_keras
+from unet.backend import start_keras
 from unet.plan import TrainSettings, duration, epochs_that_fit
 from unet.resume import Resume
 from unet.weights import adapt

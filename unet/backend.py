@@ -1,7 +1,6 @@
 """Keras, started without the log lines of the library under it."""
 
 import contextlib
-import ctypes
 import importlib
 import os
 import subprocess
@@ -12,8 +11,6 @@ from pathlib import Path
 from types import ModuleType
 
 from roofkit.cli import is_verbose
-
-MALLOC = {-4: 0, -1: -1, -8: 1}  # M_MMAP_MAX none, M_TRIM_THRESHOLD never, M_ARENA_MAX one for all threads
 
 
 def start_keras() -> ModuleType:
@@ -33,18 +30,6 @@ def start_keras() -> ModuleType:
     import keras
 
     return keras  # type: ignore[no-any-return]
-
-
-def reuse_memory() -> None:
-    """Have this process keep what its tensors free, for the next ones; call it before Keras starts.
-
-    By default the C library of Linux (glibc) gets memory for each large tensor from the kernel, which has to clear it,
-    and gives it back. Other C libraries are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        for option, value in MALLOC.items():
-            mallopt(option, value)
 
 
 def best_precision() -> str:
