@@ -441,9 +441,9 @@ def raster_digest(path: Path | Address) -> str:
         return digest_of(path, src)
 
 
-def closed_digest(path: Path) -> str:
+def closed_digest(path: Path | Address) -> str:
     """`raster_digest` of a file that is opened at another time: here only where something lies beside it."""
-    if are_heeded() and has_files_beside(path):
+    if isinstance(path, Address) or (are_heeded() and has_files_beside(path)):
         return raster_digest(path)
     return fingerprint(input_digest(path))
 
