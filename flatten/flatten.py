@@ -51,7 +51,17 @@ from roofkit.artifacts import Outputs, fingerprint, streamed
 from roofkit.cli import Run, leave, progress, run_stage, say
 from roofkit.errors import BadInputError, MissingInputError, SettingsError
 from roofkit.memory import reuse_memory
-from roofkit.raster import Pixels, Valid, all_valid, closed_digest, data_bands, open_raster, raster_files, read_pixels
+from roofkit.raster import (
+    Pixels,
+    Valid,
+    all_valid,
+    closed_digest,
+    data_bands,
+    open_raster,
+    raster_digest,
+    raster_files,
+    read_pixels,
+)
 from roofkit.settings import FlattenArgs
 from roofkit.shards import Shard
 from roofkit.workers import map_items, map_threads, once
@@ -187,7 +197,8 @@ def flatten_rasters(src: Path, dst: Path, *, settings: FlattenArgs, run: Run, ex
     with Outputs(
         dst.parent, "flatten", name=dst.name, overwrite=run.overwrite, keep_edits=run.keep_edits, shard=run.shard
     ) as outputs:
-        key = fingerprint("flatten", settings, [(path.name, closed_digest(path)) for path in paths])
+        digest = raster_digest if run.dry_run else closed_digest  # the same; a dry run opens rasters nowhere else
+        key = fingerprint("flatten", settings, [(path.name, digest(path)) for path in paths])
         job = _Job(paths, src, dst, key, settings, run)
         kept = _write_shard(job, outputs, run.shard) if run.shard else _write_whole(job, outputs)
         name = dst.name if outputs.has(dst.name) else f"{dst.name}.{run.shard}"
