@@ -139,10 +139,9 @@ def _layers(model: Any) -> list[Any]:
     """All layers that compute, those of inner models too."""
     from keras import layers
 
-    found = []
-    for layer in model.layers:
-        found += _layers(layer) if hasattr(layer, "layers") else [layer]
-    return [layer for layer in found if not isinstance(layer, layers.InputLayer)]
+    from unet.forms import all_layers
+
+    return [layer for layer in all_layers(model) if not isinstance(layer, layers.InputLayer)]
 
 
 def _layer_flops(layer: Any) -> int:

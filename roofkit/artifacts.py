@@ -289,7 +289,8 @@ class Outputs:
         self.overwrite, self.keep_edits = overwrite, keep_edits
         self.shard = shard
         self._stem = f".{stage}.{name}" if name else f".{stage}"
-        self._ledger = folder / f"{self._stem}{f'.{shard}' if shard else ''}.ledger.jsonl"
+        self._own = f"{self._stem}.{shard}" if shard else self._stem
+        self._ledger = folder / f"{self._own}.ledger.jsonl"
         self._records: dict[str, dict[str, Any]] = {}
         self._planned: set[str] = set()
         self._whole: dict[str, Any] = {}
@@ -309,7 +310,7 @@ class Outputs:
                 self.folder.mkdir(parents=True, exist_ok=True)
             self._held.append(_Lock(self.folder / f"{self._stem}.lock", shared=bool(self.shard)))
             if self.shard:
-                self._held.append(_Lock(self.folder / f"{self._stem}.{self.shard}.lock"))
+                self._held.append(_Lock(self.folder / f"{self._own}.lock"))
             for left in self._left():
                 left.unlink(missing_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -324,14 +325,13 @@ class Outputs:
 
     def _left(self) -> list[Path]:
         """What runs that were killed left: their signs, and locks of shards, of which none is at work."""
-        mine = re.escape(f"{self._stem}.{self.shard}" if self.shard else self._stem)
-        names = re.compile(rf"{mine}{'' if self.shard else f'{OF_SHARD}?'}{SIGN}")
+        names = re.compile(rf"{re.escape(self._own)}{'' if self.shard else f'{OF_SHARD}?'}{SIGN}")
         signs = [path for path in self.folder.iterdir() if names.fullmatch(path.name)]
         return signs + ([] if self.shard else self._of_shards("lock"))
 
     def show(self, run: str) -> Path:
         """Put an empty file into the folder that is there until this run ends, and whose name holds `run`."""
-        path = self.folder / f"{self._stem}{f'.{self.shard}' if self.shard else ''}.run-{run}.{socket.gethostname()}"
+        path = self.folder / f"{self._own}.run-{run}.{socket.gethostname()}"
         with disk_errors(path):
             open_plain(path).close()
         self._signs.append(path)

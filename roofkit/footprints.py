@@ -26,7 +26,7 @@ from roofkit.outlines import (
     squared,
     without_overlaps,
 )
-from roofkit.patches import Boxes, Front, Piece
+from roofkit.patches import Boxes, Front, Piece, arrow_schema, groups
 from roofkit.raster import Grid
 from roofkit.settings import PredictArgs
 
@@ -39,9 +39,7 @@ FARTHEST = 128  # pixels that a square outline may lie beyond what it stands for
 
 def footprint_schema() -> "pa.Schema":
     """The columns of `Footprints.batches`."""
-    import pyarrow as pa
-
-    return pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
+    return arrow_schema(COLUMNS)
 
 
 class Footprints:
@@ -96,14 +94,8 @@ class Footprints:
 
     def _free(self, front: Front) -> NDArray[np.bool_]:
         """Which of the roofs that wait no other may overlap that is still to come, nor those that they overlap."""
-        from scipy.sparse import coo_array, csgraph
-
-        count, pairs = len(self._waiting.boxes), self._waiting.pairs
-        graph = coo_array((np.ones(len(pairs)), pairs.T), (count, count))
-        groups, group = csgraph.connected_components(graph, directed=False)
-        held = np.zeros(groups, bool)
-        held[group[self._in_reach(self._waiting.boxes, front)]] = True
-        return np.asarray(~held[group])
+        group = groups(len(self._waiting.boxes), *self._waiting.pairs.T)
+        return ~np.isin(group, group[self._in_reach(self._waiting.boxes, front)])
 
     def _in_reach(self, boxes: Boxes, front: Front) -> NDArray[np.bool_]:
         """Which boxes a roof may touch that was not drawn yet."""

@@ -6,7 +6,7 @@ So a scene of any size goes through: in memory are the patches of a band of its 
 import contextlib
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BAND = 1024  # rows of a scene that are read at a time
 EDGE = "****1****"  # DE-9IM: borders that share a line, not only a point
 COLUMNS = dict(row="int64", polygon="binary", pixels="int64", probability="float64", cut="bool_")
+Ints = NDArray[np.int_]
 Boxes = NDArray[np.float64]  # (…, 4): first column and row, and those after the last
 
 
@@ -84,13 +85,22 @@ class Tracer:
             "cut": (left == 0) | (top == 0) | (right == cols) | (bottom == rows),
         }
         with disk_errors(self._path):
-            self._writer.write_batch(pa.record_batch(columns, _schema()))
+            self._writer.write_batch(pa.record_batch(columns, arrow_schema(COLUMNS)))
 
 
-def _schema() -> "pa.Schema":
+def arrow_schema(columns: Mapping[str, str]) -> "pa.Schema":
+    """Arrow's schema of columns, from the names of their types."""
     import pyarrow as pa
 
-    return pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
+    return pa.schema([(name, getattr(pa, kind)()) for name, kind in columns.items()])
+
+
+def groups(count: int, one: Ints, other: Ints) -> Ints:
+    """A number from 0 for each of `count` things, the same for those that pairs of them connect."""
+    from scipy.sparse import coo_array, csgraph
+
+    graph = coo_array((np.ones(len(one)), (one, other)), (count, count))
+    return np.asarray(csgraph.connected_components(graph, directed=False)[1])
 
 
 @contextlib.contextmanager
@@ -102,7 +112,11 @@ def tracing(path: Path) -> Iterator[Tracer]:
     """
     import pyarrow as pa
 
-    with committed(path) as part, pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, _schema()) as writer:
+    with (
+        committed(path) as part,
+        pa.OSFile(str(part), "wb") as file,
+        pa.ipc.new_file(file, arrow_schema(COLUMNS)) as writer,
+    ):
         yield Tracer(path, writer)
 
 
@@ -202,8 +216,6 @@ class _Rest:
 
     def _connect(self, old: int) -> None:
         """Give patches that share an edge one number; `old` pieces have been connected before."""
-        from scipy.sparse import coo_array, csgraph
-
         near = np.flatnonzero(self._cut & (self.boxes[:, 3] >= self.boxes[old:, 1].min()))
         polygons = shapely.from_wkb([self._pieces[place].wkb for place in near])
         new = np.flatnonzero(near >= old)
@@ -211,9 +223,7 @@ class _Rest:
         one = new[one]
         shared = shapely.relate_pattern(polygons[one], polygons[other], EDGE)
         ends = self._patches[near[one[shared]]], self._patches[near[other[shared]]]
-        count = self._patches.max() + 1
-        graph = coo_array((np.ones(len(ends[0])), ends), (count, count))
-        self._patches = csgraph.connected_components(graph, directed=False)[1][self._patches]
+        self._patches = groups(self._patches.max() + 1, *ends)[self._patches]
 
     def complete(self, row: float) -> list[Piece]:
         """Take the patches that end above a row."""

@@ -127,8 +127,8 @@ class _Counted:
         """Raise what ended the batches, if anything did, instead of what came of it."""
         try:
             yield
-        except BaseException as error:
-            if self._error is None or self._error is error:
+        except BaseException:
+            if self._error is None:
                 raise
             raise self._error from None
 
@@ -153,14 +153,6 @@ def _written(path: Path, count: Callable[[], int]) -> Iterator[tuple[Path, str]]
             pyogrio.set_gdal_config_options(dict.fromkeys(WRITING))
         if found != count():
             raise _not_written(path, f"{found} of {count()} features came back")
-
-
-def frame_of(table: "pa.Table", crs: Any) -> "gpd.GeoDataFrame":
-    """A table whose column "geometry" holds WKB, for geopandas."""
-    import geopandas as gpd
-
-    shapes = gpd.GeoSeries.from_wkb(table["geometry"].to_pandas(), crs=crs)
-    return gpd.GeoDataFrame(table.drop_columns("geometry").to_pandas(), geometry=shapes)
 
 
 def _write_parquet(path: Path, features: "gpd.GeoDataFrame") -> None:

@@ -369,8 +369,10 @@ def test_errors_cross_a_process_boundary(kind):
 # Streams
 
 
-def test_a_stream_is_hashed_and_sent_to_the_disk_while_it_is_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("beside", [1, 4, 2**20])
+def test_a_stream_is_hashed_and_sent_to_the_disk_while_it_is_written(tmp_path, monkeypatch, beside):
     sent = []
+    monkeypatch.setattr(artifacts, "HASHED_BESIDE", beside)
     monkeypatch.setattr(artifacts, "SENT_AT_ONCE", 4)
     monkeypatch.setattr(os, "fsync", lambda descriptor: sent.append(descriptor))
     with streamed(tmp_path / "a.csv") as stream:

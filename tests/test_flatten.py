@@ -229,6 +229,17 @@ def test_frames_without_valid_pixels_are_counted_and_named(make_raster, run, tmp
     assert not (tmp_path / "none.csv").exists()
 
 
+def test_nothing_is_opened_where_nothing_is_to_be_done(make_raster, tmp_path, monkeypatch):
+    reused, line = [], [str(make_raster(np.ones((8, 8), "uint8"))), str(tmp_path / "a.csv"), "--quiet"]
+    monkeypatch.setattr(stage, "reuse_memory", lambda: reused.append(True))
+    assert main(line) == 0
+    assert reused
+    monkeypatch.setattr("roofkit.raster.rasterio.open", lambda *_, **__: 1 / 0)
+    assert main(line) == 0
+    with pytest.raises(ZeroDivisionError):
+        main([*line, "--dry-run"])  # which looks at what it is given
+
+
 def test_finished_and_unchanged_is_kept(make_raster, run, tmp_path):
     path, out = make_raster(counting((1, 4, 4), "uint8")), tmp_path / "out.csv"
     first, _ = flat(path, out, run)

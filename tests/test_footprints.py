@@ -33,7 +33,6 @@ from roofkit.footprints import (
 from roofkit.patches import fronts, tracing
 from roofkit.raster import Grid
 from roofkit.settings import PredictArgs
-from roofkit.vectors import frame_of
 
 GRID = Grid(CRS.from_epsg(32644), Affine(0.5, 0, 735000, 0, -0.5, 2960000), 40, 60)
 # Pixels of 0.5 m by 1 m at 60 degrees north, where a degree of longitude is half as long as one of latitude
@@ -62,6 +61,12 @@ def to_footprints(found, path, grid, options):
     table = pa.Table.from_batches(roofs.batches(found, grid.crs), footprint_schema()).combine_chunks()
     assert roofs.count == len(table)
     return roofs, table
+
+
+def frame_of(table, crs):
+    """The rows of `Footprints.batches` for geopandas."""
+    shapes = gpd.GeoSeries.from_wkb(table["geometry"].to_pandas(), crs=crs)
+    return gpd.GeoDataFrame(table.drop_columns("geometry").to_pandas(), geometry=shapes)
 
 
 def features_of(found, grid=GRID):

@@ -121,6 +121,6 @@ def test_a_full_disk_is_named(tmp_path):
     import pyarrow as pa
 
     with pa.OSFile("/dev/full", "wb") as file:
-        tracer = Tracer(tmp_path / "a.arrow", pa.ipc.new_file(file, patches._schema()))
+        tracer = Tracer(tmp_path / "a.arrow", pa.ipc.new_file(file, patches.arrow_schema(patches.COLUMNS)))
         with pytest.raises(OutputError, match=r"a\.arrow: not written .*No space left on device"):
             tracer.add(np.ones((2, 2), bool), np.ones((2, 2), np.float32), Window(0, 0, 2, 2))
